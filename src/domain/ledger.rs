@@ -1,0 +1,74 @@
+//! One line of the ledger: the original service's six fields, and what an audit needs beside them.
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{AttemptId, BatchId, ChargeId};
+use super::money::MicroUsd;
+use super::picture::Sha256Hex;
+use super::spec::SceneId;
+
+/// Whether the amount of a charge is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChargeOutcome {
+    /// The provider's answer said what it cost.
+    Charged,
+    /// Nobody can know; this is what was reserved.
+    Unknown,
+}
+
+/// How much of a prompt the ledger holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LedgerPrompts {
+    /// All of it.
+    #[default]
+    Full,
+    /// `sha256:` and its hash.
+    Hash,
+    /// An empty text.
+    None,
+}
+
+impl LedgerPrompts {
+    /// The prompt as the ledger holds it.
+    #[must_use]
+    pub fn apply(self, prompt: &str) -> String {
+        match self {
+            Self::Full => prompt.to_owned(),
+            Self::Hash => format!("sha256:{}", Sha256Hex::of(prompt.as_bytes())),
+            Self::None => String::new(),
+        }
+    }
+}
+
+/// One charge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LedgerLine {
+    /// The charge.
+    pub id: ChargeId,
+    /// When it was settled, in Unix milliseconds.
+    pub ts: i64,
+    /// Whose batch it was.
+    pub user_id: String,
+    /// The batch.
+    pub job_id: BatchId,
+    /// The row.
+    pub scene_id: SceneId,
+    /// The picture in the row.
+    pub variant: u32,
+    /// The paid call.
+    pub attempt_id: AttemptId,
+    /// The prompt, as much of it as the ledger is to hold.
+    pub prompt: String,
+    /// Pictures that the charge bought: 1 or 0.
+    pub images: u32,
+    /// The amount.
+    pub cost: MicroUsd,
+    /// The model.
+    pub model: String,
+    /// Whether the amount is known.
+    pub outcome: ChargeOutcome,
+    /// The provider's name for the call, if it gave one.
+    pub request_id: Option<String>,
+}

@@ -1,0 +1,15 @@
+//! The image batch orchestrator: takes batches of prompts, calls a paid image model, keeps the
+//! money, the pictures and the progress right.
+//!
+//! Start reading at [`domain`], then [`service`]; `docs/ARCHITECTURE.md` has the map.
+
+#![cfg_attr(not(test), warn(unused_crate_dependencies))]
+
+pub mod assets;
+pub mod clock;
+pub mod domain;
+pub mod ledger;
+pub mod provider;
+pub mod references;
+pub mod service;
+pub mod telemetry;

@@ -1,0 +1,50 @@
+//! The port to reference pictures: a URL that a stranger wrote becomes a checked picture or an error.
+
+pub mod web;
+
+use async_trait::async_trait;
+
+use crate::domain::picture::ReferenceImage;
+use crate::domain::spec::Reference;
+use crate::domain::state::{ErrorCode, ImageError};
+
+/// Why a reference cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReferenceError {
+    /// It points where this service does not go. Never says what a name resolved to.
+    #[error("the reference's address is not one this service connects to")]
+    Blocked,
+    /// It has too many bytes or pixels.
+    #[error("the reference is too large: {0}")]
+    TooLarge(String),
+    /// It could not be fetched in time; trying again may help.
+    #[error("the reference could not be fetched: {0}")]
+    Unreachable(String),
+    /// What came back is not a picture this service takes, or not the one that was promised.
+    #[error("the reference cannot be used: {0}")]
+    Unusable(String),
+}
+
+impl ReferenceError {
+    /// What the client is told.
+    #[must_use]
+    pub fn to_image_error(&self) -> ImageError {
+        let detail = self.to_string();
+        match self {
+            Self::Blocked => ImageError::lasting(ErrorCode::ReferenceBlocked, detail),
+            Self::TooLarge(_) => ImageError::lasting(ErrorCode::ReferenceTooLarge, detail),
+            Self::Unreachable(_) => ImageError::passing(ErrorCode::ReferenceFailed, detail),
+            Self::Unusable(_) => ImageError::lasting(ErrorCode::ReferenceFailed, detail),
+        }
+    }
+}
+
+/// Turns references into pictures.
+#[async_trait]
+pub trait ReferenceSource: Send + Sync + 'static {
+    /// Fetches and checks one reference.
+    ///
+    /// # Errors
+    /// [`ReferenceError`]; nothing is kept.
+    async fn fetch(&self, reference: &Reference) -> Result<ReferenceImage, ReferenceError>;
+}

@@ -1,0 +1,192 @@
+//! What a client sees: the JSON of the contract, filled from the store's rows.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::domain::ids::BatchId;
+use crate::domain::money::MicroUsd;
+use crate::domain::spec::{RunMode, SceneId};
+use crate::domain::state::{BatchState, Billing, Counts, ImageError};
+use crate::domain::time::{Day, Timestamp};
+
+/// A batch and a page of its items.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BatchView {
+    /// `bat_` and a ULID.
+    #[schema(value_type = String, example = "bat_01KB0000000000000000000000")]
+    pub batch_id: BatchId,
+    /// Always `live`: a dry run is not kept.
+    #[schema(value_type = String, example = "live")]
+    pub run_mode: RunMode,
+    /// How far it has come.
+    pub state: BatchState,
+    /// The model that makes its pictures.
+    pub model: String,
+    /// When it was accepted.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// When its last picture ended.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub finished_at: Option<Timestamp>,
+    /// What was reserved for it: an upper bound. US dollars.
+    #[schema(value_type = f64)]
+    pub estimated_cost: MicroUsd,
+    /// What it has cost so far, unknown outcomes included. US dollars.
+    #[schema(value_type = f64)]
+    pub actual_cost: MicroUsd,
+    /// The part of the cost that is for calls whose outcome is not known. US dollars.
+    #[schema(value_type = f64)]
+    pub unknown_cost: MicroUsd,
+    /// The number of its last event; follow the stream from here.
+    pub last_event: u64,
+    /// Something to know about it, such as a deprecated model.
+    pub message: Option<String>,
+    /// Its pictures by state.
+    pub counts: Counts,
+    /// A page of its rows; absent in a list of batches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub items: Option<Vec<ItemView>>,
+    /// Gives the next page of items; null on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<Option<String>>,
+}
+
+/// One row of a batch.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ItemView {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub scene_id: SceneId,
+    /// Its prompt.
+    pub prompt: String,
+    /// How far it has come.
+    pub state: BatchState,
+    /// The first error among its pictures.
+    pub error: Option<ImageError>,
+    /// Its pictures.
+    pub images: Vec<ImageView>,
+}
+
+/// One picture.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageView {
+    /// Its number in the row, from 1.
+    pub variant: u32,
+    /// `queued`, `running`, `completed`, `failed` or `cancelled`.
+    pub state: BatchState,
+    /// A fresh link.
+    pub url: Option<String>,
+    /// A fresh link to its thumbnail; null if none could be made.
+    pub thumbnail_url: Option<String>,
+    /// When both links stop working.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub url_expires_at: Option<Timestamp>,
+    /// An address that lasts as long as the picture, and redirects to a fresh link.
+    pub permalink: String,
+    /// Where it is stored: `gs://…` or `local:…`.
+    pub uri: Option<String>,
+    /// Its media type.
+    pub mime_type: Option<String>,
+    /// Pixels across.
+    pub width: Option<u32>,
+    /// Pixels down.
+    pub height: Option<u32>,
+    /// Its size in bytes.
+    pub bytes: Option<u64>,
+    /// Lowercase hex.
+    pub sha256: Option<String>,
+    /// What its calls cost so far; null before the first ended. US dollars.
+    #[schema(value_type = Option<f64>)]
+    pub cost: Option<MicroUsd>,
+    /// Whether that is known; null before the first call ended.
+    pub billing: Option<Billing>,
+    /// Calls made for it.
+    pub attempts: u32,
+    /// Why it was not made.
+    pub error: Option<ImageError>,
+}
+
+/// A page of batches, newest first.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BatchListView {
+    /// The batches, without items.
+    pub batches: Vec<BatchView>,
+    /// Gives the next page; null on the last.
+    pub next_cursor: Option<String>,
+}
+
+/// What a batch would reserve: the answer to a dry run.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EstimateView {
+    /// Always null: nothing was written.
+    #[schema(value_type = Option<String>)]
+    pub batch_id: Option<BatchId>,
+    /// Always `dry_run`.
+    #[schema(value_type = String, example = "dry_run")]
+    pub run_mode: RunMode,
+    /// The model.
+    pub model: String,
+    /// What would be reserved: an upper bound. US dollars.
+    #[schema(value_type = f64)]
+    pub estimated_cost: MicroUsd,
+    /// The same by row.
+    pub items: Vec<ItemEstimateView>,
+    /// What to know, and how to make the pictures.
+    pub message: String,
+}
+
+/// What one row would reserve.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ItemEstimateView {
+    /// The row.
+    #[schema(value_type = String)]
+    pub scene_id: SceneId,
+    /// Its pictures.
+    pub variants: u32,
+    /// US dollars.
+    #[schema(value_type = f64)]
+    pub estimated_cost: MicroUsd,
+}
+
+/// The day's money.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BudgetView {
+    /// The UTC day that charges belong to now.
+    #[schema(value_type = String, format = Date)]
+    pub day: Day,
+    /// When it ends.
+    #[schema(value_type = String, format = DateTime)]
+    pub resets_at: Timestamp,
+    /// All users together.
+    pub everyone: ScopeView,
+    /// The caller; null while users have no limit of their own.
+    pub user: Option<ScopeView>,
+}
+
+/// The money of everyone, or of one user.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScopeView {
+    /// Null while the budget guard is off. US dollars.
+    #[schema(value_type = Option<f64>)]
+    pub daily_limit: Option<MicroUsd>,
+    /// Charged today, unknown outcomes included. US dollars.
+    #[schema(value_type = f64)]
+    pub spent: MicroUsd,
+    /// Held for pictures that are not finished. US dollars.
+    #[schema(value_type = f64)]
+    pub reserved: MicroUsd,
+    /// What a new batch may still reserve; null while the guard is off. US dollars.
+    #[schema(value_type = Option<f64>)]
+    pub remaining: Option<MicroUsd>,
+    /// The part of `spent` for calls whose outcome is not known. US dollars.
+    #[schema(value_type = f64)]
+    pub unknown: MicroUsd,
+}

@@ -12,4 +12,6 @@ pub mod ledger;
 pub mod provider;
 pub mod references;
 pub mod service;
+pub mod store;
 pub mod telemetry;
+pub mod worker;

@@ -7,6 +7,7 @@
 
 pub mod assets;
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod ledger;
 pub mod provider;

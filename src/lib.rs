@@ -14,4 +14,6 @@ pub mod lifecycle;
 pub mod provider;
 pub mod references;
 pub mod service;
+pub mod store;
 pub mod telemetry;
+pub mod worker;

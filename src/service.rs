@@ -1,6 +1,28 @@
 //! The use cases, one file each. Knows the ports, never their adapters, and nothing of HTTP or SQL.
 
 pub mod batches;
+mod cancel;
+pub mod claims;
+pub mod execute;
 pub mod feed;
+pub mod gate;
 pub mod health;
+pub mod ledger;
+pub mod links;
+mod read;
+mod submit;
 pub mod view;
+
+use crate::domain::ledger::LedgerPrompts;
+use crate::store::Limits;
+
+/// What an operator decided about money.
+#[derive(Debug, Clone, Copy)]
+pub struct MoneyRules {
+    /// The daily limits; none while the budget guard is off.
+    pub limits: Limits,
+    /// Whether live batches are taken.
+    pub live: bool,
+    /// How much of a prompt the ledger holds.
+    pub prompts: LedgerPrompts,
+}

@@ -6,6 +6,7 @@ use super::ids::{AttemptId, BatchId, ChargeId};
 use super::money::MicroUsd;
 use super::picture::Sha256Hex;
 use super::spec::SceneId;
+use super::time::Day;
 
 /// Whether the amount of a charge is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,4 +72,10 @@ pub struct LedgerLine {
     pub outcome: ChargeOutcome,
     /// The provider's name for the call, if it gave one.
     pub request_id: Option<String>,
+}
+
+/// The name of the chunk with lines `from` to `to` of `day`: the name is its content.
+#[must_use]
+pub fn chunk_name(day: Day, from: u64, to: u64, lines: &[u8]) -> String {
+    format!("ledger/chunks/{day}/{from}-{to}-{}", Sha256Hex::of(lines))
 }

@@ -78,6 +78,8 @@ pub enum Outcome {
         /// For how long, if it said so.
         retry_after: Option<Duration>,
     },
+    /// The call was not made: this service itself is not ready for it. Costs no attempt.
+    Postponed(Duration),
     /// Nobody can know whether it was charged.
     Unknown,
     /// As `Unknown`, but this process itself gave the call up, at shutdown.
@@ -143,6 +145,7 @@ pub fn decide(claim: Claim, outcome: Outcome, history: History, now: Timestamp, 
             };
             (Charge::Nothing, next, history)
         }
+        Outcome::Postponed(span) => (Charge::Nothing, Next::Wait(now.after(span)), history),
         Outcome::Throttled { retry_after } => throttled(history, retry_after, now),
         Outcome::Unknown => {
             let history = History { unknown_retries: calm.unknown_retries + 1, ..calm };
@@ -157,7 +160,11 @@ pub fn decide(claim: Claim, outcome: Outcome, history: History, now: Timestamp, 
 }
 
 fn known(cost: Option<MicroUsd>) -> Charge {
-    cost.map_or(Charge::Reserve, Charge::Known)
+    match cost {
+        None => Charge::Reserve,
+        Some(MicroUsd::ZERO) => Charge::Nothing,
+        Some(cost) => Charge::Known(cost),
+    }
 }
 
 fn again_after_unknown(allowed: bool) -> Next {

@@ -221,6 +221,21 @@ impl Counts {
         }
     }
 
+    /// Moves one waiting picture to a final `state`; another state changes nothing.
+    pub fn finish(&mut self, state: ImageState) {
+        if state.is_final() {
+            self.queued -= 1;
+            self.total -= 1;
+            self.add(state, 1);
+        }
+    }
+
+    /// Whether no picture is open.
+    #[must_use]
+    pub const fn is_finished(&self) -> bool {
+        self.queued + self.running == 0
+    }
+
     /// The state of a batch, or an item, whose pictures are counted here.
     #[must_use]
     pub const fn state(&self) -> BatchState {

@@ -1,14 +1,17 @@
 //! What a caller can do with batches. One file a use case: `submit`, `cancel`, `read`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::ids::{BatchId, UserId};
-use crate::domain::money::MicroUsd;
-use crate::domain::prices::PriceError;
-use crate::domain::spec::{BatchSpec, SceneId};
-use crate::domain::state::BatchState;
+use super::MoneyRules;
+use super::links::Links;
+use crate::assets::AssetError;
+use crate::clock::{Clock, IdSource};
+use crate::domain::ids::BatchId;
+use crate::domain::money::{MicroUsd, MoneyError};
+use crate::domain::prices::{PriceError, PriceTable};
 use crate::domain::time::Timestamp;
-use crate::service::view::{BatchListView, BatchView, BudgetView, EstimateView};
+use crate::store::{Store, StoreError};
 
 /// Why a request cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -99,70 +102,47 @@ pub struct PictureLink {
 }
 
 /// The use cases of batches.
-pub struct Batches;
+pub struct Batches {
+    pub(super) store: Arc<Store>,
+    pub(super) prices: Arc<PriceTable>,
+    pub(super) links: Arc<Links>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) ids: Arc<dyn IdSource>,
+    pub(super) rules: MoneyRules,
+}
 
 impl Batches {
-    /// Prices a batch; writes nothing.
-    ///
-    /// # Errors
-    /// [`ServiceError::Price`].
-    pub fn estimate(&self, spec: &BatchSpec) -> Result<EstimateView, ServiceError> {
-        let _ = spec;
-        todo!()
+    /// Puts the use cases on top of their parts.
+    #[must_use]
+    pub fn new(
+        store: Arc<Store>,
+        prices: Arc<PriceTable>,
+        links: Arc<Links>,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn IdSource>,
+        rules: MoneyRules,
+    ) -> Self {
+        Self { store, prices, links, clock, ids, rules }
     }
+}
 
-    /// Reserves the money and accepts a live batch.
-    ///
-    /// # Errors
-    /// [`ServiceError`]; nothing is written then.
-    pub async fn submit(
-        &self,
-        caller: &UserId,
-        spec: BatchSpec,
-        idempotency: Option<Idempotency>,
-    ) -> Result<Submitted, ServiceError> {
-        todo!()
+impl From<StoreError> for ServiceError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) | StoreError::LockWait => Self::Unavailable(error.into()),
+            _ => Self::Internal(error.into()),
+        }
     }
+}
 
-    /// The batch with a page of items, every link fresh.
-    pub async fn get(&self, caller: &UserId, batch: BatchId, page: &Page) -> Result<BatchView, ServiceError> {
-        todo!()
+impl From<AssetError> for ServiceError {
+    fn from(error: AssetError) -> Self {
+        Self::Unavailable(error.into())
     }
+}
 
-    /// The caller's batches, newest first.
-    pub async fn list(
-        &self,
-        caller: &UserId,
-        state: Option<BatchState>,
-        page: &Page,
-    ) -> Result<BatchListView, ServiceError> {
-        todo!()
-    }
-
-    /// Waits until the batch is finished, at most `span`. Whether it is.
-    pub async fn wait(&self, caller: &UserId, batch: BatchId, span: Duration) -> Result<bool, ServiceError> {
-        todo!()
-    }
-
-    /// Stops what has not started and releases its money; a finished batch stays as it is.
-    pub async fn cancel(&self, caller: &UserId, batch: BatchId) -> Result<(), ServiceError> {
-        todo!()
-    }
-
-    /// A fresh link to one picture, or to its thumbnail.
-    pub async fn picture_link(
-        &self,
-        caller: &UserId,
-        batch: BatchId,
-        scene: &SceneId,
-        variant: u32,
-        thumbnail: bool,
-    ) -> Result<PictureLink, ServiceError> {
-        todo!()
-    }
-
-    /// The day's money.
-    pub async fn budget(&self, caller: &UserId) -> Result<BudgetView, ServiceError> {
-        todo!()
+impl From<MoneyError> for ServiceError {
+    fn from(error: MoneyError) -> Self {
+        Self::Price(error.into())
     }
 }

@@ -1,12 +1,47 @@
 //! Progress streams: replay from the table, then follow, without a hole.
+//!
+//! Each batch that is watched has one feed. Its follower reads every event once and renders it once,
+//! into a short list that all its streams share. A stream only knows the last number it sent: what
+//! is not in the list any more it reads from the table. So a slow stream, a late one and one that
+//! comes back after a restart are the same thing, and no event can be skipped.
 
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use super::batches::ServiceError;
+use super::links::Links;
+use super::read::permalink;
+use crate::clock::Clock;
+use crate::domain::event::Event;
 use crate::domain::ids::{BatchId, UserId};
-use crate::service::batches::ServiceError;
+use crate::domain::money::MicroUsd;
+use crate::domain::picture::Picture;
+use crate::domain::spec::SceneId;
+use crate::domain::state::Billing;
+use crate::domain::time::Timestamp;
+use crate::store::{EventRow, Store};
+use crate::telemetry::Counters;
+
+/// The pause after which a client that lost its stream comes back.
+pub const RETRY: Duration = Duration::from_secs(1);
+/// A comment goes out after this long without an event, so that proxies keep the stream open.
+pub const HEARTBEAT: Duration = Duration::from_secs(15);
+/// A follower looks at the table this often, in case a wake-up was lost.
+const POLL: Duration = Duration::from_secs(2);
+/// Rendered events that the streams of one batch share.
+const SHARED_EVENTS: usize = 256;
+/// Shared events older than this are rendered again: the links in them must stay fresh.
+const SHARED_FOR: Duration = Duration::from_secs(60);
+/// Events read from the table at once.
+const PAGE: u32 = 128;
 
 /// What a client that asks for progress gets.
 pub enum Subscription {
@@ -16,10 +51,65 @@ pub enum Subscription {
     Frames(BoxStream<'static, Bytes>),
 }
 
+/// When streams end on their own account.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FeedRules {
+    /// The longest life of one stream; the client comes back by itself.
+    pub max_life: Option<Duration>,
+}
+
 /// All progress streams of this process.
-pub struct Feeds;
+pub struct Feeds {
+    store: Arc<Store>,
+    links: Arc<Links>,
+    clock: Arc<dyn Clock>,
+    counters: Arc<Counters>,
+    tracker: TaskTracker,
+    draining: CancellationToken,
+    rules: FeedRules,
+    feeds: Mutex<HashMap<BatchId, Weak<Feed>>>,
+}
+
+/// A rendered event.
+#[derive(Clone)]
+struct Frame {
+    number: u64,
+    rendered_at: Duration,
+    done: bool,
+    bytes: Bytes,
+}
+
+/// The streams of one batch.
+struct Feed {
+    batch: BatchId,
+    shared: Mutex<VecDeque<Frame>>,
+    /// The number of the last event that the follower has seen.
+    last: watch::Sender<u64>,
+}
 
 impl Feeds {
+    /// Streams from `store`; followers run on `tracker` and end with `draining`.
+    #[must_use]
+    pub fn new(
+        store: Arc<Store>,
+        links: Arc<Links>,
+        clock: Arc<dyn Clock>,
+        counters: Arc<Counters>,
+        tracker: TaskTracker,
+        draining: CancellationToken,
+        rules: FeedRules,
+    ) -> Self {
+        Self { store, links, clock, counters, tracker, draining, rules, feeds: Mutex::default() }
+    }
+
+    /// Whether `caller` may follow `batch`.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotFound`] or [`ServiceError::Unavailable`].
+    pub async fn check(&self, caller: &UserId, batch: BatchId) -> Result<(), ServiceError> {
+        self.store.load_batch(batch, caller).await?.map(|_| ()).ok_or(ServiceError::NotFound)
+    }
+
     /// Opens a stream of the events after number `after`.
     ///
     /// # Errors
@@ -30,6 +120,248 @@ impl Feeds {
         batch: BatchId,
         after: u64,
     ) -> Result<Subscription, ServiceError> {
-        todo!()
+        let row = self.store.load_batch(batch, caller).await?.ok_or(ServiceError::NotFound)?;
+        // A number from the future: the database was restored to an earlier state.
+        let after = after.min(row.last_event);
+        if after == row.last_event && self.ends_with_done(batch, row.last_event).await? {
+            return Ok(Subscription::Ended);
+        }
+        let feed = self.feed(batch, row.last_event);
+        self.counters.streams_opened.increment();
+        let ends_at = self.rules.max_life.map(|life| tokio::time::Instant::now() + life);
+        let reader = Reader { feeds: self.clone(), feed, sent: after, page: VecDeque::new(), over: false, ends_at };
+        let retry = Bytes::from(format!("retry: {}\n\n", RETRY.as_millis()));
+        let frames = stream::unfold(reader, |mut reader| async move { Some((reader.next().await?, reader)) });
+        Ok(Subscription::Frames(stream::iter([retry]).chain(frames).boxed()))
+    }
+
+    async fn ends_with_done(&self, batch: BatchId, last: u64) -> Result<bool, ServiceError> {
+        let events = self.store.load_events(batch, last.saturating_sub(1), 1).await?;
+        Ok(events.first().is_some_and(|row| matches!(row.event, Event::Done { .. })))
+    }
+
+    /// The feed of `batch`; starts its follower if nobody watches the batch yet.
+    fn feed(self: &Arc<Self>, batch: BatchId, last: u64) -> Arc<Feed> {
+        let mut feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(feed) = feeds.get(&batch).and_then(Weak::upgrade) {
+            return feed;
+        }
+        feeds.retain(|_, feed| feed.strong_count() > 0);
+        let feed = Arc::new(Feed { batch, shared: Mutex::default(), last: watch::Sender::new(last) });
+        feeds.insert(batch, Arc::downgrade(&feed));
+        let follower = self.clone().follow(Arc::downgrade(&feed), batch, last);
+        self.tracker.spawn(follower);
+        feed
+    }
+
+    /// Reads and renders each new event of a batch once, for as long as somebody watches it.
+    async fn follow(self: Arc<Self>, feed: Weak<Feed>, batch: BatchId, mut last: u64) {
+        let mut hints = self.store.hints().batches();
+        loop {
+            {
+                let Some(feed) = feed.upgrade() else { return };
+                match self.read(batch, last).await {
+                    Ok(frames) if frames.is_empty() => {}
+                    Ok(frames) => {
+                        last = feed.share(frames, self.clock.monotonic());
+                        continue;
+                    }
+                    Err(error) => tracing::warn!(%batch, %error, "cannot read progress; streams wait"),
+                }
+            }
+            let told = async { while matches!(hints.recv().await, Ok(other) if other != batch) {} };
+            tokio::select! {
+                () = self.draining.cancelled() => return,
+                _ = tokio::time::timeout(POLL, told) => {}
+            }
+        }
+    }
+
+    /// The next events of `batch` after `after`, rendered.
+    async fn read(&self, batch: BatchId, after: u64) -> Result<Vec<Frame>, ServiceError> {
+        let rows = self.store.load_events(batch, after, PAGE).await?;
+        self.counters.events_read.add(rows.len() as u64);
+        let mut frames = Vec::with_capacity(rows.len());
+        for row in rows {
+            frames.push(self.render(batch, row).await?);
+        }
+        Ok(frames)
+    }
+
+    async fn render(&self, batch: BatchId, row: EventRow) -> Result<Frame, ServiceError> {
+        let (number, kind) = (row.number, row.event.kind());
+        let done = matches!(row.event, Event::Done { .. });
+        let body = match row.event {
+            Event::ImageComplete { scene_id, variant, cost, billing, picture } => {
+                let image = ImageComplete { scene_id, variant, cost, billing, picture };
+                json(batch, number, row.at, &self.with_links(batch, image).await?)?
+            }
+            event => json(batch, number, row.at, &event)?,
+        };
+        self.counters.events_rendered.increment();
+        let bytes = Bytes::from(format!("id: {number}\nevent: {kind}\ndata: {body}\n\n"));
+        Ok(Frame { number, rendered_at: self.clock.monotonic(), done, bytes })
+    }
+
+    async fn with_links(&self, batch: BatchId, image: ImageComplete) -> Result<ImageBody, ServiceError> {
+        let links = self.links.of_picture(&image.scene_id, image.variant, &image.picture).await?;
+        Ok(ImageBody {
+            kind: "image_complete",
+            variant: image.variant,
+            cost: image.cost,
+            billing: image.billing,
+            url: links.picture.url,
+            thumbnail_url: links.thumbnail.map(|link| link.url),
+            url_expires_at: links.expires_at,
+            permalink: permalink(batch, &image.scene_id, image.variant),
+            uri: self.links.uri(&image.picture.object),
+            mime_type: image.picture.format.mime_type(),
+            width: image.picture.width,
+            height: image.picture.height,
+            bytes: image.picture.bytes,
+            sha256: image.picture.sha256,
+            scene_id: image.scene_id,
+        })
+    }
+}
+
+/// A finished picture, as its event holds it.
+struct ImageComplete {
+    scene_id: SceneId,
+    variant: u32,
+    cost: MicroUsd,
+    billing: Option<Billing>,
+    picture: Picture,
+}
+
+/// A finished picture, as a client sees it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ImageBody {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    scene_id: SceneId,
+    variant: u32,
+    cost: MicroUsd,
+    billing: Option<Billing>,
+    url: String,
+    thumbnail_url: Option<String>,
+    url_expires_at: Timestamp,
+    permalink: String,
+    uri: String,
+    mime_type: &'static str,
+    width: u32,
+    height: u32,
+    bytes: u64,
+    sha256: String,
+}
+
+/// What every event has beside its own fields.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Envelope<'a, T> {
+    batch_id: BatchId,
+    seq: u64,
+    ts: i64,
+    #[serde(flatten)]
+    body: &'a T,
+}
+
+fn json<T: Serialize>(batch_id: BatchId, seq: u64, at: Timestamp, body: &T) -> Result<String, ServiceError> {
+    let envelope = Envelope { batch_id, seq, ts: at.millis(), body };
+    serde_json::to_string(&envelope).map_err(|error| ServiceError::Internal(error.into()))
+}
+
+impl Feed {
+    /// Adds rendered events to what the streams share; returns the number of the last one.
+    fn share(&self, frames: Vec<Frame>, now: Duration) -> u64 {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = frames.last().map_or(0, |frame| frame.number);
+        shared.extend(frames);
+        while shared.len() > SHARED_EVENTS
+            || shared.front().is_some_and(|frame| now.saturating_sub(frame.rendered_at) > SHARED_FOR)
+        {
+            shared.pop_front();
+        }
+        drop(shared);
+        self.last.send_replace(last);
+        last
+    }
+
+    /// The shared events after number `sent`, if the next one is among them.
+    fn shared_after(&self, sent: u64, now: Duration) -> VecDeque<Frame> {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = |frame: &&Frame| frame.number > sent && now.saturating_sub(frame.rendered_at) <= SHARED_FOR;
+        let frames: VecDeque<Frame> = shared.iter().filter(fresh).cloned().collect();
+        if frames.front().is_some_and(|frame| frame.number == sent + 1) { frames } else { VecDeque::new() }
+    }
+}
+
+/// One stream.
+struct Reader {
+    feeds: Arc<Feeds>,
+    feed: Arc<Feed>,
+    /// The number of the last event that was sent.
+    sent: u64,
+    page: VecDeque<Frame>,
+    over: bool,
+    ends_at: Option<tokio::time::Instant>,
+}
+
+impl Reader {
+    /// The next frame, or the end of the stream.
+    async fn next(&mut self) -> Option<Bytes> {
+        let mut last = self.feed.last.subscribe();
+        loop {
+            if self.over || self.feeds.draining.is_cancelled() {
+                return None;
+            }
+            if let Some(frame) = self.page.pop_front() {
+                self.sent = frame.number;
+                self.over = frame.done && self.page.is_empty() && frame.number >= *last.borrow();
+                return Some(frame.bytes);
+            }
+            let known = *last.borrow_and_update();
+            if known > self.sent {
+                self.fill().await;
+                if !self.page.is_empty() {
+                    continue;
+                }
+            }
+            tokio::select! {
+                () = self.feeds.draining.cancelled() => return None,
+                () = until(self.ends_at) => return None,
+                _ = last.changed() => {}
+                () = tokio::time::sleep(HEARTBEAT) => return Some(Bytes::from_static(b":\n\n")),
+            }
+        }
+    }
+
+    /// Gets the next events: shared ones, or from the table what is not shared any more.
+    async fn fill(&mut self) {
+        self.page = self.feed.shared_after(self.sent, self.feeds.clock.monotonic());
+        if !self.page.is_empty() {
+            return;
+        }
+        match self.feeds.read(self.feed.batch, self.sent).await {
+            Ok(frames) => self.page = frames.into(),
+            Err(error) => {
+                tracing::warn!(batch = %self.feed.batch, %error, "cannot replay progress; the stream ends");
+                self.over = true;
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.feeds.counters.streams_closed.increment();
+    }
+}
+
+async fn until(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }

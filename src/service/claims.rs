@@ -1,0 +1,157 @@
+//! This process as a worker: its beat, its claims, and what it takes over from workers that died.
+//!
+//! Another worker is dead when, by this process's monotonic clock, [`LeaseRules::duration`] passed
+//! without a new beat of it, counting only time in which this process's own reads worked. On an
+//! embedded database this process is the only one, so all earlier workers are dead at once.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::domain::ids::{ImageKey, WorkerId};
+use crate::store::{Beats, Job, Store, StoreError};
+
+/// A picture that was due and could not be claimed is not asked for more often than this.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a claim outlives the last beat of its worker.
+#[derive(Debug, Clone, Copy)]
+pub struct LeaseRules {
+    /// `LEASE_DURATION`.
+    pub duration: Duration,
+}
+
+impl LeaseRules {
+    /// The time between beats.
+    #[must_use]
+    pub fn beat_every(self) -> Duration {
+        self.duration / 3
+    }
+
+    /// A call starts only if the last beat succeeded within this time.
+    #[must_use]
+    pub fn start_within(self) -> Duration {
+        self.duration * 2 / 3
+    }
+}
+
+/// What this process saw of another worker.
+struct Watched {
+    beat: i64,
+    /// Time that passed without a new beat, as far as this process could see.
+    silent_for: Duration,
+}
+
+/// The claims of this process.
+pub struct Claims {
+    store: Arc<Store>,
+    clock: Arc<dyn Clock>,
+    me: WorkerId,
+    rules: LeaseRules,
+    last_beat: Mutex<Option<Duration>>,
+    work: tokio::sync::Mutex<watch::Receiver<()>>,
+    watched: Mutex<(BTreeMap<WorkerId, Watched>, Option<Duration>)>,
+}
+
+impl Claims {
+    /// The claims of worker `me`, which has none yet.
+    #[must_use]
+    pub fn new(store: Arc<Store>, clock: Arc<dyn Clock>, me: WorkerId, rules: LeaseRules) -> Self {
+        let work = tokio::sync::Mutex::new(store.hints().work());
+        Self { store, clock, me, rules, last_beat: Mutex::default(), work, watched: Mutex::default() }
+    }
+
+    /// The time between calls of [`keep_alive`](Self::keep_alive).
+    #[must_use]
+    pub fn beat_every(&self) -> Duration {
+        self.rules.beat_every()
+    }
+
+    /// Raises this worker's beat, and takes over what workers that fell silent left behind.
+    ///
+    /// Returns how many workers were taken over.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the beat may have been raised all the same.
+    pub async fn keep_alive(&self) -> Result<usize, StoreError> {
+        let before = self.clock.monotonic();
+        self.store.beat(self.me, self.clock.now()).await?;
+        *self.last_beat.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
+        let beats = self.store.load_beats().await?;
+        let dead = self.silent_workers(&beats);
+        for &worker in &dead {
+            tracing::warn!(%worker, "taking over from a worker that stopped beating");
+            self.store.take_over(worker, self.me).await?;
+        }
+        Ok(dead.len())
+    }
+
+    /// The workers whose silence has lasted a whole lease.
+    fn silent_workers(&self, beats: &Beats) -> Vec<WorkerId> {
+        let now = self.clock.monotonic();
+        let mut slot = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let (watched, last_read) = &mut *slot;
+        // Between two reads that worked at the usual pace the other worker was in sight; a longer gap
+        // means that this process itself was away, and counts as one pace.
+        let seen = last_read.map_or(Duration::ZERO, |last| now.saturating_sub(last)).min(2 * self.rules.beat_every());
+        *last_read = Some(now);
+        watched.retain(|worker, _| beats.contains_key(worker));
+        for (&worker, &beat) in beats.iter().filter(|(worker, _)| **worker != self.me) {
+            let entry = watched.entry(worker).or_insert(Watched { beat, silent_for: Duration::ZERO });
+            entry.silent_for = if entry.beat == beat { entry.silent_for + seen } else { Duration::ZERO };
+            entry.beat = beat;
+        }
+        let alone = self.store.is_exclusive();
+        let dead = watched.iter().filter(|(_, other)| alone || other.silent_for >= self.rules.duration);
+        dead.map(|(worker, _)| *worker).collect()
+    }
+
+    /// Whether this worker's claims are certainly still its own.
+    #[must_use]
+    pub fn may_start(&self) -> bool {
+        let last = *self.last_beat.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|last| self.clock.monotonic().saturating_sub(last) <= self.rules.start_within())
+    }
+
+    /// Claims up to `count` pictures. What changes from here on wakes [`ready`](Self::ready).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn claim(&self, count: u32) -> Result<Vec<Job>, StoreError> {
+        self.work.lock().await.mark_unchanged();
+        self.store.claim(self.me, count, self.clock.now()).await
+    }
+
+    /// Claims of this worker that nobody here works on: taken over, or lost between two statements.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn strays(&self, in_flight: &HashSet<ImageKey>) -> Result<Vec<Job>, StoreError> {
+        let mut jobs = self.store.load_claims(self.me).await?;
+        jobs.retain(|job| !in_flight.contains(&job.claim.image));
+        Ok(jobs)
+    }
+
+    /// Gives back every claim whose call was not started, and signs off if none is left.
+    ///
+    /// # Errors
+    /// [`StoreError`]; another worker takes the claims over later.
+    pub async fn give_back(&self) -> Result<(), StoreError> {
+        self.store.give_back(self.me).await
+    }
+
+    /// Waits until pictures may have become ready, at most until the next one is due.
+    ///
+    /// `poll` covers a lost wake-up.
+    pub async fn ready(&self, poll: Duration) {
+        let mut work = self.work.lock().await;
+        let due = match self.store.next_due().await {
+            Ok(Some(due)) => due.since(self.clock.now()).min(poll),
+            Ok(None) | Err(_) => poll,
+        };
+        drop(tokio::time::timeout(due.max(SHORTEST_PAUSE), work.changed()).await);
+    }
+}

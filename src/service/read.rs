@@ -1,0 +1,200 @@
+//! Looking at batches, pictures and money.
+
+use std::time::Duration;
+
+use super::batches::{Batches, Page, PictureLink, ServiceError};
+use super::view::{BatchListView, BatchView, BudgetView, ImageView, ItemView, ScopeView};
+use crate::domain::ids::{BatchId, UserId};
+use crate::domain::money::{MicroUsd, MoneyError};
+use crate::domain::spec::{RunMode, SceneId};
+use crate::domain::state::{BatchState, Counts};
+use crate::store::{BatchFilter, BatchRow, BudgetRow, EVERYONE, ImageRow, ItemRow, user_scope};
+
+/// A redirect to a picture is cached at most so long.
+const REDIRECT_CACHED: Duration = Duration::from_secs(3_600);
+/// How often a waiting request looks, in case a wake-up was lost.
+const WAIT_POLL: Duration = Duration::from_secs(1);
+
+impl Batches {
+    /// The batch with a page of items, every link fresh.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotFound`], [`ServiceError::BadCursor`] or [`ServiceError::Unavailable`].
+    pub async fn get(&self, caller: &UserId, batch: BatchId, page: &Page) -> Result<BatchView, ServiceError> {
+        let after = match &page.cursor {
+            None => 0,
+            Some(cursor) => cursor.parse::<u32>().map_err(|_| ServiceError::BadCursor)?,
+        };
+        let row = self.store.load_batch(batch, caller).await?.ok_or(ServiceError::NotFound)?;
+        let mut rows = self.store.load_items(batch, after, page.limit + 1).await?;
+        let more = rows.len() > page.limit as usize;
+        rows.truncate(page.limit as usize);
+        let next_cursor = rows.last().filter(|_| more).map(|item| item.ordinal.to_string());
+        let mut items = Vec::with_capacity(rows.len());
+        for row in rows {
+            items.push(self.item_view(batch, row).await?);
+        }
+        Ok(BatchView { items: Some(items), next_cursor: Some(next_cursor), ..batch_view(row) })
+    }
+
+    /// The caller's batches, newest first.
+    ///
+    /// # Errors
+    /// [`ServiceError::BadCursor`] or [`ServiceError::Unavailable`].
+    pub async fn list(
+        &self,
+        caller: &UserId,
+        state: Option<BatchState>,
+        page: &Page,
+    ) -> Result<BatchListView, ServiceError> {
+        let cursor = page.cursor.as_ref().map(|cursor| cursor.parse::<BatchId>());
+        let before = cursor.transpose().map_err(|_| ServiceError::BadCursor)?;
+        let filter = BatchFilter { state, before, limit: page.limit + 1 };
+        let mut rows = self.store.list_batches(caller, &filter).await?;
+        let more = rows.len() > page.limit as usize;
+        rows.truncate(page.limit as usize);
+        let next_cursor = rows.last().filter(|_| more).map(|batch| batch.id.to_string());
+        Ok(BatchListView { batches: rows.into_iter().map(batch_view).collect(), next_cursor })
+    }
+
+    /// Waits until the batch is finished, at most `span`. Whether it is.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotFound`] or [`ServiceError::Unavailable`].
+    pub async fn wait(&self, batch: BatchId, span: Duration) -> Result<bool, ServiceError> {
+        let mut hints = self.store.hints().batches();
+        let deadline = tokio::time::Instant::now() + span;
+        loop {
+            let (_, finished) = self.store.load_progress(batch).await?.ok_or(ServiceError::NotFound)?;
+            if finished || tokio::time::Instant::now() >= deadline {
+                return Ok(finished);
+            }
+            let poll = deadline.min(tokio::time::Instant::now() + WAIT_POLL);
+            let told = async { while matches!(hints.recv().await, Ok(other) if other != batch) {} };
+            drop(tokio::time::timeout_at(poll, told).await);
+        }
+    }
+
+    /// A fresh link to one picture, or to its thumbnail.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotFound`], [`ServiceError::NotReady`] before the picture is made, or
+    /// [`ServiceError::Unavailable`].
+    pub async fn picture_link(
+        &self,
+        caller: &UserId,
+        batch: BatchId,
+        scene: &SceneId,
+        variant: u32,
+        thumbnail: bool,
+    ) -> Result<PictureLink, ServiceError> {
+        let image = self.store.load_image(batch, caller, scene, variant).await?.ok_or(ServiceError::NotFound)?;
+        let picture = match image.picture {
+            Some(picture) => picture,
+            None if image.state.is_final() => return Err(ServiceError::NotFound),
+            None => return Err(ServiceError::NotReady),
+        };
+        let links = self.links.of_picture(scene, variant, &picture).await?;
+        let link = if thumbnail { links.thumbnail.ok_or(ServiceError::NotFound)? } else { links.picture };
+        let max_age = self.links.cacheable(&link).min(REDIRECT_CACHED);
+        Ok(PictureLink { url: link.url, expires_at: link.expires_at, max_age })
+    }
+
+    /// The day's money.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`].
+    pub async fn budget(&self, caller: &UserId) -> Result<BudgetView, ServiceError> {
+        let limits = self.rules.limits;
+        let everyone = self.store.load_budget(EVERYONE).await?;
+        let user = match limits.user {
+            None => None,
+            Some(_) => {
+                let row = self.store.load_budget(&user_scope(caller)).await?;
+                Some(scope_view(&row, limits.user)?)
+            }
+        };
+        Ok(BudgetView {
+            day: everyone.day,
+            resets_at: everyone.day.end(),
+            everyone: scope_view(&everyone, limits.everyone)?,
+            user,
+        })
+    }
+
+    async fn item_view(&self, batch: BatchId, row: ItemRow) -> Result<ItemView, ServiceError> {
+        let mut counts = Counts::default();
+        let mut images = Vec::with_capacity(row.images.len());
+        for image in row.images {
+            counts.add(image.state, 1);
+            images.push(self.image_view(batch, &row.scene_id, image).await?);
+        }
+        let error = images.iter().find_map(|image| image.error.clone());
+        Ok(ItemView { scene_id: row.scene_id, prompt: row.prompt, state: counts.state(), error, images })
+    }
+
+    async fn image_view(&self, batch: BatchId, scene: &SceneId, row: ImageRow) -> Result<ImageView, ServiceError> {
+        let variant = row.key.variant;
+        let mut view = ImageView {
+            variant,
+            state: row.state.shown(),
+            url: None,
+            thumbnail_url: None,
+            url_expires_at: None,
+            permalink: permalink(batch, scene, variant),
+            uri: None,
+            mime_type: None,
+            width: None,
+            height: None,
+            bytes: None,
+            sha256: None,
+            cost: row.cost,
+            billing: row.billing,
+            attempts: row.attempts,
+            error: row.error,
+        };
+        if let Some(picture) = row.picture {
+            let links = self.links.of_picture(scene, variant, &picture).await?;
+            view.url = Some(links.picture.url);
+            view.url_expires_at = Some(links.expires_at);
+            view.thumbnail_url = links.thumbnail.map(|link| link.url);
+            view.uri = Some(self.links.uri(&picture.object));
+            view.mime_type = Some(picture.format.mime_type().to_owned());
+            view.width = Some(picture.width);
+            view.height = Some(picture.height);
+            view.bytes = Some(picture.bytes);
+            view.sha256 = Some(picture.sha256);
+        }
+        Ok(view)
+    }
+}
+
+/// The address of a picture that lasts as long as it does.
+pub(super) fn permalink(batch: BatchId, scene: &SceneId, variant: u32) -> String {
+    format!("/images/{batch}/items/{scene}/{variant}")
+}
+
+fn batch_view(row: BatchRow) -> BatchView {
+    BatchView {
+        batch_id: row.id,
+        run_mode: RunMode::Live,
+        state: row.counts.state(),
+        model: row.model,
+        created_at: row.created_at,
+        finished_at: row.finished_at,
+        estimated_cost: row.estimated_cost,
+        actual_cost: row.actual_cost,
+        unknown_cost: row.unknown_cost,
+        last_event: row.last_event,
+        message: row.message,
+        counts: row.counts,
+        items: None,
+        next_cursor: None,
+    }
+}
+
+fn scope_view(row: &BudgetRow, limit: Option<MicroUsd>) -> Result<ScopeView, MoneyError> {
+    let used = row.spent.plus(row.reserved)?;
+    let remaining = limit.map(|limit| limit.minus(used)).transpose()?.map(MicroUsd::or_zero);
+    Ok(ScopeView { daily_limit: limit, spent: row.spent, reserved: row.reserved, remaining, unknown: row.unknown })
+}

@@ -1,0 +1,135 @@
+//! Submitting a batch: price it, reserve it, accept it.
+
+use std::time::Duration;
+
+use super::batches::{Batches, BudgetShortfall, Idempotency, ServiceError, Submitted};
+use super::view::{EstimateView, ItemEstimateView};
+use crate::domain::ids::{AttemptId, BatchId, UserId};
+use crate::domain::money::MicroUsd;
+use crate::domain::prices::ModelPrice;
+use crate::domain::spec::{BatchSpec, RunMode};
+use crate::store::{BudgetRow, NewBatch, NewItem, StoreError, SubmitOutcome};
+
+/// How long an idempotency key is remembered.
+pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(24 * 3_600);
+
+/// A batch with the price of each row.
+struct Priced<'a> {
+    model: &'a ModelPrice,
+    /// What one picture of each row reserves.
+    reserves: Vec<MicroUsd>,
+    total: MicroUsd,
+}
+
+impl Batches {
+    /// Prices a batch; writes nothing.
+    ///
+    /// # Errors
+    /// [`ServiceError::Price`] if the model is unknown, retired, or not priced at a size that is asked for.
+    pub fn estimate(&self, spec: &BatchSpec) -> Result<EstimateView, ServiceError> {
+        let priced = self.price(spec)?;
+        let mut items = Vec::with_capacity(spec.items.len());
+        for (item, reserve) in spec.items.iter().zip(&priced.reserves) {
+            items.push(ItemEstimateView {
+                scene_id: item.scene_id.clone(),
+                variants: item.variants,
+                estimated_cost: reserve.times(item.variants)?,
+            });
+        }
+        let advice = "dry run: nothing was written or spent; send runMode \"live\" to make the pictures";
+        let warning = priced.model.deprecated.as_ref().map(|warning| format!("; {warning}"));
+        Ok(EstimateView {
+            batch_id: None,
+            run_mode: RunMode::DryRun,
+            model: spec.model.clone(),
+            estimated_cost: priced.total,
+            items,
+            message: format!("{advice}{}", warning.unwrap_or_default()),
+        })
+    }
+
+    /// Reserves the money and accepts a live batch.
+    ///
+    /// # Errors
+    /// [`ServiceError::Price`], [`ServiceError::LiveDisabled`], [`ServiceError::BudgetExceeded`],
+    /// [`ServiceError::KeyReused`], [`ServiceError::KeyInProgress`] or [`ServiceError::Unavailable`];
+    /// nothing is written then.
+    pub async fn submit(
+        &self,
+        caller: &UserId,
+        spec: BatchSpec,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Submitted, ServiceError> {
+        let priced = self.price(&spec)?;
+        if !self.rules.live {
+            return Err(ServiceError::LiveDisabled);
+        }
+        let keyed = idempotency.is_some();
+        let batch = self.new_batch(caller, &priced, idempotency, &spec);
+        let outcome = self.store.submit(&batch, &self.rules.limits).await.map_err(|error| match error {
+            StoreError::LockWait if keyed => ServiceError::KeyInProgress,
+            error => error.into(),
+        })?;
+        match outcome {
+            SubmitOutcome::Accepted => {
+                tracing::info!(batch = %batch.id, estimated = %batch.estimated_cost, "batch accepted");
+                Ok(Submitted { batch: batch.id, replayed: false })
+            }
+            SubmitOutcome::Replayed(earlier) => Ok(Submitted { batch: earlier, replayed: true }),
+            SubmitOutcome::KeyReused => Err(ServiceError::KeyReused),
+            SubmitOutcome::OverBudget { user_limit, budget } => self.over_budget(priced.total, user_limit, &budget),
+        }
+    }
+
+    fn price(&self, spec: &BatchSpec) -> Result<Priced<'_>, ServiceError> {
+        let model = self.prices.callable(&spec.model, self.clock.now().day())?;
+        let mut reserves = Vec::with_capacity(spec.items.len());
+        let mut total = MicroUsd::ZERO;
+        for item in &spec.items {
+            let reserve = model.reserve(item)?;
+            total = total.plus(reserve.times(item.variants)?)?;
+            reserves.push(reserve);
+        }
+        Ok(Priced { model, reserves, total })
+    }
+
+    fn new_batch(
+        &self,
+        caller: &UserId,
+        priced: &Priced<'_>,
+        idempotency: Option<Idempotency>,
+        spec: &BatchSpec,
+    ) -> NewBatch {
+        let now = self.clock.now();
+        let mut items = Vec::with_capacity(spec.items.len());
+        for (item, &reserve) in spec.items.iter().zip(&priced.reserves) {
+            let attempts = (0..item.variants).map(|_| AttemptId::new(self.ids.next())).collect();
+            items.push(NewItem { spec: item.clone(), reserve, attempts });
+        }
+        NewBatch {
+            id: BatchId::new(self.ids.next()),
+            owner: caller.clone(),
+            model: spec.model.clone(),
+            message: priced.model.deprecated.clone(),
+            items,
+            estimated_cost: priced.total,
+            at: now,
+            idempotency: idempotency.map(|given| (given.key, given.request_hash)),
+            forget_keys_before: now.before(IDEMPOTENCY_KEPT),
+        }
+    }
+
+    fn over_budget(
+        &self,
+        estimated_cost: MicroUsd,
+        user_limit: bool,
+        budget: &BudgetRow,
+    ) -> Result<Submitted, ServiceError> {
+        let limit = if user_limit { self.rules.limits.user } else { self.rules.limits.everyone };
+        let daily_limit = limit.unwrap_or(MicroUsd::MAX);
+        let remaining = daily_limit.minus(budget.spent.plus(budget.reserved)?)?.or_zero();
+        let resets_at = budget.day.end();
+        let shortfall = BudgetShortfall { estimated_cost, remaining, daily_limit, resets_at, user_limit };
+        Err(ServiceError::BudgetExceeded(shortfall))
+    }
+}

@@ -1,0 +1,264 @@
+//! The database: the truth about batches, money, claims, events and charges.
+//!
+//! One set of SQL serves SQLite and Postgres through sqlx's `Any`; what differs is in `dialect`.
+//! All changes that belong together are one transaction. Locks are taken in one order everywhere:
+//! batch, image, attempt, events, budget of everyone, budget of a user; rows that a transaction
+//! itself inserts block nobody and may come later. After a commit that others wait for, a hint goes
+//! out; hints carry nothing that the tables do not hold.
+//!
+//! This is the only module that knows SQL. It makes no ids and reads no clock but the database's:
+//! both are given to it.
+
+mod batch;
+mod budget;
+mod cancel;
+mod dialect;
+mod events;
+mod ledger;
+mod read;
+mod rows;
+mod settle;
+mod submit;
+mod work;
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sqlx::{AnyConnection, AnyPool};
+use tokio::sync::{Notify, broadcast, watch};
+
+pub use self::budget::{BudgetRow, EVERYONE, Limits, user_scope};
+pub use self::cancel::Cancelled;
+pub use self::events::EventRow;
+pub use self::ledger::PendingChunk;
+pub use self::read::{BatchFilter, BatchRow, ImageRow, ItemRow};
+pub use self::settle::{SettleRequest, Settled};
+pub use self::submit::{NewBatch, NewItem, SubmitOutcome};
+pub use self::work::{Beats, Job};
+
+use self::dialect::{Dialect, Trouble};
+use crate::clock::Clock;
+use crate::domain::ids::BatchId;
+use crate::domain::time::Day;
+
+/// Tries of a transaction that collides with others.
+const MAX_COLLISIONS: u32 = 8;
+/// Wake-ups that a slow listener may miss before it reads the table on its own.
+const HINTS_KEPT: usize = 1_024;
+
+/// Why the database could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It is away, full, locked or too slow. Nothing was written.
+    #[error("database unavailable")]
+    Unavailable(#[source] sqlx::Error),
+    /// Another transaction held what this one needs for too long. Nothing was written.
+    #[error("waited too long for a lock")]
+    LockWait,
+    /// A row holds what this program does not understand.
+    #[error("unreadable row: {0}")]
+    Corrupt(String),
+    /// The schema could not be brought up to date.
+    #[error("cannot migrate the database")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    /// Another process works on this database file.
+    #[error("{} is locked: another orchestrator uses this data directory", .0.display())]
+    InUse(PathBuf),
+    /// The lock file cannot be made.
+    #[error("cannot lock {}", path.display())]
+    LockFile {
+        /// The lock file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The URL names no engine this program knows.
+    #[error("DATABASE_URL must start with sqlite: or postgres:")]
+    UnknownEngine,
+}
+
+impl StoreError {
+    fn corrupt(what: impl std::fmt::Display) -> Self {
+        Self::Corrupt(what.to_string())
+    }
+}
+
+/// Says that something changed. The tables say what.
+#[derive(Debug)]
+pub struct Hints {
+    /// Charges wait to be exported.
+    pub charges: Notify,
+    /// A batch ended, and its charges with it.
+    pub batch_ended: Notify,
+    work: watch::Sender<()>,
+    batches: broadcast::Sender<BatchId>,
+}
+
+impl Hints {
+    /// Changes whenever pictures may have become ready to be taken up.
+    #[must_use]
+    pub fn work(&self) -> watch::Receiver<()> {
+        self.work.subscribe()
+    }
+
+    /// Follows the batches that got new events. Who lags reads the table.
+    #[must_use]
+    pub fn batches(&self) -> broadcast::Receiver<BatchId> {
+        self.batches.subscribe()
+    }
+
+    fn batch(&self, batch: BatchId) {
+        // Nobody listening is fine: no stream is open.
+        drop(self.batches.send(batch));
+    }
+}
+
+/// The database. Cheap to share behind an `Arc`.
+pub struct Store {
+    dialect: Dialect,
+    clock: Arc<dyn Clock>,
+    writers: AnyPool,
+    readers: AnyPool,
+    hints: Hints,
+    /// Held for as long as the process works on an embedded database.
+    _lock: Option<File>,
+}
+
+/// Runs `$body` in one transaction, again if it collides with another one.
+macro_rules! transaction {
+    ($store:expr, |$connection:ident| $body:expr) => {{
+        let mut collisions = 0;
+        loop {
+            let mut transaction = $store.begin().await?;
+            let $connection: &mut sqlx::AnyConnection = &mut transaction;
+            let result: Result<_, $crate::store::StoreError> = async { $body }.await;
+            let result = match result {
+                Ok(value) => transaction.commit().await.map(|()| value).map_err(|error| $store.error(error)),
+                Err(error) => {
+                    drop(transaction);
+                    Err(error)
+                }
+            };
+            match result {
+                Err(error) if collisions < $crate::store::MAX_COLLISIONS && $store.is_collision(&error) => {
+                    collisions += 1;
+                }
+                result => break result,
+            }
+        }
+    }};
+}
+use transaction;
+
+impl Store {
+    /// Opens the database at `url` and brings its schema up to date.
+    ///
+    /// An embedded database is created if it is absent, and locked for this process.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] if another process has it, [`StoreError::Migration`],
+    /// [`StoreError::Unavailable`] or [`StoreError::UnknownEngine`].
+    pub async fn open(url: &str, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        sqlx::any::install_default_drivers();
+        let dialect = Dialect::of(url).ok_or(StoreError::UnknownEngine)?;
+        let lock = match dialect {
+            Dialect::Sqlite => Some(lock_file(url)?),
+            Dialect::Postgres => None,
+        };
+        let unavailable = StoreError::Unavailable;
+        let writing = match dialect {
+            Dialect::Sqlite if !url.contains('?') => format!("{url}?mode=rwc"),
+            _ => url.to_owned(),
+        };
+        let writers = dialect.writers().connect(&writing).await.map_err(unavailable)?;
+        sqlx::migrate!().run(&writers).await?;
+        let readers = match dialect.readers() {
+            Some(options) => options.connect(url).await.map_err(StoreError::Unavailable)?,
+            None => writers.clone(),
+        };
+        let hints = Hints {
+            work: watch::Sender::new(()),
+            charges: Notify::new(),
+            batch_ended: Notify::new(),
+            batches: broadcast::Sender::new(HINTS_KEPT),
+        };
+        Ok(Self { dialect, clock, writers, readers, hints, _lock: lock })
+    }
+
+    /// Whether this process is the only one that can work on the database.
+    #[must_use]
+    pub fn is_exclusive(&self) -> bool {
+        self.dialect == Dialect::Sqlite
+    }
+
+    /// Says what changed, as it changes.
+    #[must_use]
+    pub const fn hints(&self) -> &Hints {
+        &self.hints
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1").execute(&self.readers).await.map_err(|error| self.error(error))?;
+        Ok(())
+    }
+
+    /// Closes every connection; what is under way ends first.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writers.close().await;
+    }
+
+    async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Any>, StoreError> {
+        self.writers.begin_with(self.dialect.begin()).await.map_err(|error| self.error(error))
+    }
+
+    /// The database's UTC day: its own clock on Postgres, the process's where it is embedded.
+    async fn today(&self, connection: &mut AnyConnection) -> Result<Day, StoreError> {
+        match self.dialect.today() {
+            None => Ok(self.clock.now().day()),
+            Some(sql) => {
+                let day: i64 =
+                    sqlx::query_scalar(sql).fetch_one(connection).await.map_err(|error| self.error(error))?;
+                Ok(Day::from_number(day))
+            }
+        }
+    }
+
+    fn error(&self, error: sqlx::Error) -> StoreError {
+        let code = error.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
+        match code.map(|code| self.dialect.trouble(&code)) {
+            Some(Trouble::LockWait) => StoreError::LockWait,
+            Some(Trouble::Collision | Trouble::Other) | None => StoreError::Unavailable(error),
+        }
+    }
+
+    fn is_collision(&self, error: &StoreError) -> bool {
+        let StoreError::Unavailable(error) = error else { return false };
+        error
+            .as_database_error()
+            .and_then(|error| error.code().map(|code| self.dialect.trouble(&code)))
+            .is_some_and(|trouble| trouble == Trouble::Collision)
+    }
+}
+
+/// Takes the lock that makes this process the only one on an embedded database.
+fn lock_file(url: &str) -> Result<File, StoreError> {
+    let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
+    let path = path.split('?').next().unwrap_or(path);
+    let path = Path::new(path).with_extension("lock");
+    let failed = |source| StoreError::LockFile { path: path.clone(), source };
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(path)),
+        Err(TryLockError::Error(source)) => Err(StoreError::LockFile { path, source }),
+    }
+}

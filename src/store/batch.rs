@@ -1,0 +1,97 @@
+//! A batch's row while a transaction holds it: its counts, its costs and the events it will get.
+
+use sqlx::AnyConnection;
+
+use super::rows::Columns as _;
+use super::{Store, StoreError};
+use crate::domain::event::Event;
+use crate::domain::ids::BatchId;
+use crate::domain::money::MicroUsd;
+use crate::domain::state::{BatchState, Counts};
+use crate::domain::time::Timestamp;
+
+/// A held row, and the changes it will get.
+pub(super) struct OpenBatch {
+    pub(super) owner: String,
+    pub(super) cancelled: bool,
+    /// Open pictures count as queued here.
+    pub(super) counts: Counts,
+    pub(super) actual_cost: i64,
+    pub(super) unknown_cost: i64,
+    pub(super) events: Vec<Event>,
+    last_event: i64,
+}
+
+impl Store {
+    /// Takes the batch's row for this transaction; first of all locks, so that its event numbers have no hole.
+    pub(super) async fn hold_batch(
+        &self,
+        connection: &mut AnyConnection,
+        batch: BatchId,
+    ) -> Result<Option<OpenBatch>, StoreError> {
+        let sql = "UPDATE batches SET last_event = last_event WHERE id = $1
+                   RETURNING owner, last_event, cancelled_at, total, completed, failed, cancelled, actual_cost,
+                     unknown_cost";
+        let row = sqlx::query(sql)
+            .bind(batch.to_string())
+            .fetch_optional(connection)
+            .await
+            .map_err(|error| self.error(error))?;
+        let Some(row) = row else { return Ok(None) };
+        let (completed, failed, cancelled) = (row.count("completed")?, row.count("failed")?, row.count("cancelled")?);
+        let total = row.count("total")?;
+        let queued = total - completed - failed - cancelled;
+        Ok(Some(OpenBatch {
+            owner: row.text("owner")?,
+            cancelled: row.optional_int("cancelled_at")?.is_some(),
+            counts: Counts { total, queued, running: 0, completed, failed, cancelled },
+            actual_cost: row.int("actual_cost")?,
+            unknown_cost: row.int("unknown_cost")?,
+            events: Vec::new(),
+            last_event: row.int("last_event")?,
+        }))
+    }
+
+    /// Writes a held row back with its events; the last picture's end adds `done`.
+    pub(super) async fn write_batch(
+        &self,
+        connection: &mut AnyConnection,
+        id: BatchId,
+        batch: &mut OpenBatch,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let finished = batch.counts.is_finished();
+        if finished && !batch.events.is_empty() {
+            batch.events.push(Event::Done {
+                processed: batch.counts.total,
+                state: batch.counts.state(),
+                counts: batch.counts,
+                cost: MicroUsd::from_micros(batch.actual_cost),
+                unknown_cost: MicroUsd::from_micros(batch.unknown_cost),
+            });
+        }
+        self.insert_events(connection, id, batch.last_event, at, &batch.events).await?;
+        let state = if finished { batch.counts.state() } else { BatchState::Running };
+        let events = i64::try_from(batch.events.len()).map_err(StoreError::corrupt)?;
+        let sql = "UPDATE batches SET last_event = $2, completed = $3, failed = $4, cancelled = $5, actual_cost = $6,
+                     unknown_cost = $7, state = $8, finished_at = COALESCE(finished_at, $9),
+                     cancelled_at = CASE WHEN $10 = 1 THEN COALESCE(cancelled_at, $11) ELSE cancelled_at END
+                   WHERE id = $1";
+        sqlx::query(sql)
+            .bind(id.to_string())
+            .bind(batch.last_event + events)
+            .bind(i64::from(batch.counts.completed))
+            .bind(i64::from(batch.counts.failed))
+            .bind(i64::from(batch.counts.cancelled))
+            .bind(batch.actual_cost)
+            .bind(batch.unknown_cost)
+            .bind(state.as_str())
+            .bind(finished.then_some(at.millis()))
+            .bind(i64::from(batch.cancelled))
+            .bind(at.millis())
+            .execute(connection)
+            .await
+            .map_err(|error| self.error(error))?;
+        Ok(())
+    }
+}

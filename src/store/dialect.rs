@@ -1,0 +1,108 @@
+//! All that differs between the two engines.
+
+use std::time::Duration;
+
+use sqlx::any::AnyPoolOptions;
+
+/// The engine behind a `DATABASE_URL`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// Embedded: one process, one writer connection.
+    Sqlite,
+    /// Shared by several instances.
+    Postgres,
+}
+
+/// Connections of a Postgres pool.
+const POSTGRES_CONNECTIONS: u32 = 16;
+/// Reading connections beside SQLite's writer.
+const SQLITE_READERS: u32 = 4;
+/// How long a request waits for a connection, or on Postgres for a lock.
+pub(super) const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+impl Dialect {
+    /// The engine that `url` names.
+    pub(super) fn of(url: &str) -> Option<Self> {
+        if url.starts_with("sqlite:") {
+            Some(Self::Sqlite)
+        } else if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+            Some(Self::Postgres)
+        } else {
+            None
+        }
+    }
+
+    /// Opens a transaction that may write. SQLite takes its one write lock at once, so that a
+    /// transaction never fails half-way for want of it.
+    pub(super) const fn begin(self) -> &'static str {
+        match self {
+            Self::Sqlite => "BEGIN IMMEDIATE",
+            Self::Postgres => "BEGIN",
+        }
+    }
+
+    /// Lets several workers pick from the queue without waiting for each other.
+    pub(super) const fn skip_locked(self) -> &'static str {
+        match self {
+            Self::Sqlite => "",
+            Self::Postgres => " FOR UPDATE SKIP LOCKED",
+        }
+    }
+
+    /// The number of the database's own UTC day; `None` where the process's clock is the only one.
+    pub(super) const fn today(self) -> Option<&'static str> {
+        match self {
+            Self::Sqlite => None,
+            Self::Postgres => Some("SELECT CAST(FLOOR(EXTRACT(EPOCH FROM clock_timestamp()) / 86400) AS BIGINT)"),
+        }
+    }
+
+    /// The pool that writes.
+    pub(super) fn writers(self) -> AnyPoolOptions {
+        match self {
+            Self::Sqlite => pool(1, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"),
+            Self::Postgres => pool(POSTGRES_CONNECTIONS, "SET lock_timeout = '10s'"),
+        }
+    }
+
+    /// The pool that only reads; `None` where the writers serve for that too.
+    pub(super) fn readers(self) -> Option<AnyPoolOptions> {
+        match self {
+            Self::Sqlite => Some(pool(SQLITE_READERS, "PRAGMA query_only=ON; PRAGMA busy_timeout=5000;")),
+            Self::Postgres => None,
+        }
+    }
+
+    /// What an error code of the engine means for the next try.
+    pub(super) fn trouble(self, code: &str) -> Trouble {
+        match (self, code) {
+            (Self::Postgres, "55P03") => Trouble::LockWait,
+            (Self::Postgres, "40001" | "40P01") => Trouble::Collision,
+            // The primary code is the low byte: 5 is SQLITE_BUSY, 6 is SQLITE_LOCKED.
+            (Self::Sqlite, code) if matches!(code.parse::<i32>().map(|code| code & 0xff), Ok(5 | 6)) => {
+                Trouble::Collision
+            }
+            _ => Trouble::Other,
+        }
+    }
+}
+
+/// Why a statement failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// Another transaction was in the way; the same again may pass.
+    Collision,
+    /// Another transaction held a lock for longer than [`LOCK_WAIT`].
+    LockWait,
+    /// Anything else.
+    Other,
+}
+
+fn pool(connections: u32, set_up: &'static str) -> AnyPoolOptions {
+    AnyPoolOptions::new().max_connections(connections).acquire_timeout(LOCK_WAIT).after_connect(move |connection, _| {
+        Box::pin(async move {
+            sqlx::raw_sql(set_up).execute(connection).await?;
+            Ok(())
+        })
+    })
+}

@@ -1,0 +1,251 @@
+//! What views are made of: batches, pages of items, single pictures.
+
+use std::collections::BTreeMap;
+
+use sqlx::any::AnyRow;
+
+use super::rows::Columns as _;
+use super::{Store, StoreError};
+use crate::domain::ids::{BatchId, ImageKey, UserId};
+use crate::domain::money::MicroUsd;
+use crate::domain::picture::Picture;
+use crate::domain::spec::SceneId;
+use crate::domain::state::{BatchState, Billing, Counts, ImageError, ImageState};
+use crate::domain::time::Timestamp;
+
+/// A batch.
+#[derive(Debug, Clone)]
+pub struct BatchRow {
+    /// Its id.
+    pub id: BatchId,
+    /// The model.
+    pub model: String,
+    /// Something its owner should know.
+    pub message: Option<String>,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When its last picture ended.
+    pub finished_at: Option<Timestamp>,
+    /// The number of its last event.
+    pub last_event: u64,
+    /// Its pictures by state.
+    pub counts: Counts,
+    /// What was reserved for it.
+    pub estimated_cost: MicroUsd,
+    /// What it cost so far.
+    pub actual_cost: MicroUsd,
+    /// The part of that for calls whose outcome is not known.
+    pub unknown_cost: MicroUsd,
+}
+
+/// A row of a batch.
+#[derive(Debug, Clone)]
+pub struct ItemRow {
+    /// Its place, from 1.
+    pub ordinal: u32,
+    /// Its name.
+    pub scene_id: SceneId,
+    /// Its prompt.
+    pub prompt: String,
+    /// Its pictures, by variant.
+    pub images: Vec<ImageRow>,
+}
+
+/// A picture, made or not.
+#[derive(Debug, Clone)]
+pub struct ImageRow {
+    /// Which one.
+    pub key: ImageKey,
+    /// How far it is.
+    pub state: ImageState,
+    /// Calls started for it.
+    pub attempts: u32,
+    /// What they cost.
+    pub cost: Option<MicroUsd>,
+    /// Whether that is known.
+    pub billing: Option<Billing>,
+    /// Where it is, once it is made.
+    pub picture: Option<Picture>,
+    /// Why it was not made.
+    pub error: Option<ImageError>,
+}
+
+/// Which batches a list shows.
+#[derive(Debug, Clone, Default)]
+pub struct BatchFilter {
+    /// Only in this state.
+    pub state: Option<BatchState>,
+    /// Only older than this one.
+    pub before: Option<BatchId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+const BATCH_COLUMNS: &str = "id, model, message, created_at, finished_at, last_event, total, completed, failed,
+    cancelled, estimated_cost, actual_cost, unknown_cost,
+    (SELECT COUNT(*) FROM images m WHERE m.batch_id = batches.id AND m.state IN ('claimed', 'running')) AS running";
+
+const IMAGE_COLUMNS: &str = "batch_id, ordinal, variant, state, attempts, cost, billing, picture, error";
+
+fn batch_row(row: &AnyRow) -> Result<BatchRow, StoreError> {
+    let mut counts = Counts {
+        total: row.count("total")?,
+        queued: 0,
+        running: row.count("running")?,
+        completed: row.count("completed")?,
+        failed: row.count("failed")?,
+        cancelled: row.count("cancelled")?,
+    };
+    counts.queued = counts.total - counts.running - counts.completed - counts.failed - counts.cancelled;
+    Ok(BatchRow {
+        id: row.parsed("id")?,
+        model: row.text("model")?,
+        message: row.optional_text("message")?,
+        created_at: row.time("created_at")?,
+        finished_at: row.optional_time("finished_at")?,
+        last_event: u64::try_from(row.int("last_event")?).map_err(StoreError::corrupt)?,
+        counts,
+        estimated_cost: row.money("estimated_cost")?,
+        actual_cost: row.money("actual_cost")?,
+        unknown_cost: row.money("unknown_cost")?,
+    })
+}
+
+fn image_row(row: &AnyRow) -> Result<ImageRow, StoreError> {
+    Ok(ImageRow {
+        key: row.image_key()?,
+        state: row.parsed("state")?,
+        attempts: row.count("attempts")?,
+        cost: row.optional_int("cost")?.map(MicroUsd::from_micros),
+        billing: row.optional_parsed("billing")?,
+        picture: row.optional_json("picture")?,
+        error: row.optional_json("error")?,
+    })
+}
+
+impl Store {
+    /// The batch, if it is `owner`'s.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load_batch(&self, batch: BatchId, owner: &UserId) -> Result<Option<BatchRow>, StoreError> {
+        let sql = format!("SELECT {BATCH_COLUMNS} FROM batches WHERE id = $1 AND owner = $2");
+        let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(batch.to_string())
+            .bind(owner.as_str())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(|error| self.error(error))?;
+        row.as_ref().map(batch_row).transpose()
+    }
+
+    /// The owner's batches, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn list_batches(&self, owner: &UserId, filter: &BatchFilter) -> Result<Vec<BatchRow>, StoreError> {
+        let touched = "EXISTS (SELECT 1 FROM images m WHERE m.batch_id = batches.id AND m.state <> 'queued')";
+        let state = match filter.state {
+            None => "$4 = ''".to_owned(),
+            Some(BatchState::Queued) => format!("$4 <> '' AND state = 'running' AND NOT {touched}"),
+            Some(BatchState::Running) => format!("$4 <> '' AND state = 'running' AND {touched}"),
+            Some(_) => "state = $4".to_owned(),
+        };
+        let sql = format!(
+            "SELECT {BATCH_COLUMNS} FROM batches WHERE owner = $1 AND id < $2 AND {state} ORDER BY id DESC LIMIT $3"
+        );
+        // `bau` sorts behind every `bat_…`.
+        let before = filter.before.map_or_else(|| "bau".to_owned(), |batch| batch.to_string());
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(owner.as_str())
+            .bind(before)
+            .bind(i64::from(filter.limit))
+            .bind(filter.state.map_or("", BatchState::as_str))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|error| self.error(error))?;
+        rows.iter().map(batch_row).collect()
+    }
+
+    /// A page of the batch's rows after `after`, each with its pictures.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load_items(&self, batch: BatchId, after: u32, limit: u32) -> Result<Vec<ItemRow>, StoreError> {
+        let (first, last) = (i64::from(after) + 1, i64::from(after) + i64::from(limit));
+        let sql = "SELECT ordinal, scene_id, prompt FROM items
+                   WHERE batch_id = $1 AND ordinal BETWEEN $2 AND $3 ORDER BY ordinal";
+        let items = sqlx::query(sql)
+            .bind(batch.to_string())
+            .bind(first)
+            .bind(last)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|error| self.error(error))?;
+        let sql = format!(
+            "SELECT {IMAGE_COLUMNS} FROM images WHERE batch_id = $1 AND ordinal BETWEEN $2 AND $3
+             ORDER BY ordinal, variant"
+        );
+        let images = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(batch.to_string())
+            .bind(first)
+            .bind(last)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|error| self.error(error))?;
+        let mut by_item: BTreeMap<u32, Vec<ImageRow>> = BTreeMap::new();
+        for row in &images {
+            let image = image_row(row)?;
+            by_item.entry(image.key.ordinal).or_default().push(image);
+        }
+        let item = |row: &AnyRow| {
+            let ordinal = row.count("ordinal")?;
+            let images = by_item.remove(&ordinal).unwrap_or_default();
+            Ok(ItemRow { ordinal, scene_id: row.parsed("scene_id")?, prompt: row.text("prompt")?, images })
+        };
+        items.iter().map(item).collect()
+    }
+
+    /// One picture by the name of its row, if the batch is `owner`'s.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load_image(
+        &self,
+        batch: BatchId,
+        owner: &UserId,
+        scene: &SceneId,
+        variant: u32,
+    ) -> Result<Option<ImageRow>, StoreError> {
+        let sql = "SELECT m.batch_id, m.ordinal, m.variant, m.state, m.attempts, m.cost, m.billing, m.picture, m.error
+                   FROM images m JOIN items i ON i.batch_id = m.batch_id AND i.ordinal = m.ordinal
+                   JOIN batches b ON b.id = m.batch_id
+                   WHERE b.id = $1 AND b.owner = $2 AND i.scene_key = $3 AND m.variant = $4";
+        let row = sqlx::query(sql)
+            .bind(batch.to_string())
+            .bind(owner.as_str())
+            .bind(scene.key())
+            .bind(i64::from(variant))
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(|error| self.error(error))?;
+        row.as_ref().map(image_row).transpose()
+    }
+
+    /// The number of the batch's last event, and whether no picture of it is open.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load_progress(&self, batch: BatchId) -> Result<Option<(u64, bool)>, StoreError> {
+        let sql = "SELECT last_event, CASE WHEN state = 'running' THEN 0 ELSE 1 END AS finished
+                   FROM batches WHERE id = $1";
+        let row = sqlx::query(sql)
+            .bind(batch.to_string())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(|error| self.error(error))?;
+        let Some(row) = row else { return Ok(None) };
+        let last = u64::try_from(row.int("last_event")?).map_err(StoreError::corrupt)?;
+        Ok(Some((last, row.int("finished")? == 1)))
+    }
+}

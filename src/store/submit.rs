@@ -1,0 +1,304 @@
+//! Accepting a batch: rows, money and the first event in one transaction, or nothing.
+
+use sqlx::AnyConnection;
+
+use super::budget::{EVERYONE, Limits, user_scope};
+use super::rows::{Columns as _, placeholders, to_json};
+use super::{BudgetRow, Store, StoreError};
+use crate::domain::event::Event;
+use crate::domain::ids::{AttemptId, BatchId, UserId};
+use crate::domain::money::MicroUsd;
+use crate::domain::spec::ItemSpec;
+use crate::domain::state::{AttemptState, BatchState, ImageState};
+use crate::domain::time::Timestamp;
+
+/// Rows an insert statement: 11 columns each stay far below SQLite's 32,766 parameters.
+const ROWS_A_STATEMENT: usize = 500;
+
+/// A row of a batch that is to be accepted.
+pub struct NewItem {
+    /// What was asked for.
+    pub spec: ItemSpec,
+    /// What one picture of it reserves.
+    pub reserve: MicroUsd,
+    /// One attempt for each of its variants.
+    pub attempts: Vec<AttemptId>,
+}
+
+/// A batch that is to be accepted.
+pub struct NewBatch {
+    /// Its id.
+    pub id: BatchId,
+    /// Whose it is.
+    pub owner: UserId,
+    /// The model.
+    pub model: String,
+    /// Something its owner should know.
+    pub message: Option<String>,
+    /// Its rows.
+    pub items: Vec<NewItem>,
+    /// What all its pictures reserve together.
+    pub estimated_cost: MicroUsd,
+    /// When it came in.
+    pub at: Timestamp,
+    /// The client's name for the submission, and the hash of what it asked for.
+    pub idempotency: Option<(String, String)>,
+    /// Keys of batches accepted before this time are forgotten.
+    pub forget_keys_before: Timestamp,
+}
+
+/// What became of a submission.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SubmitOutcome {
+    /// It is accepted, and its money is reserved.
+    Accepted,
+    /// The same request was accepted before.
+    Replayed(BatchId),
+    /// The key was used for another request. Nothing was written.
+    KeyReused,
+    /// It does not fit. Nothing was written.
+    OverBudget {
+        /// Whether it is the user's own limit that it does not fit.
+        user_limit: bool,
+        /// The scope as it is.
+        budget: BudgetRow,
+    },
+}
+
+/// One picture to insert.
+struct NewImage<'a> {
+    ordinal: i64,
+    variant: i64,
+    reserve: MicroUsd,
+    attempt: &'a AttemptId,
+}
+
+impl NewBatch {
+    fn images(&self) -> Vec<NewImage<'_>> {
+        let mut images = Vec::new();
+        for (ordinal, item) in (1_i64..).zip(&self.items) {
+            for (variant, attempt) in (1_i64..).zip(&item.attempts) {
+                images.push(NewImage { ordinal, variant, reserve: item.reserve, attempt });
+            }
+        }
+        images
+    }
+}
+
+impl Store {
+    /// Accepts `batch` if its money fits both limits.
+    ///
+    /// # Errors
+    /// [`StoreError::LockWait`] while a submission with the same key is being taken in; else
+    /// [`StoreError`]. Nothing was written then.
+    pub async fn submit(&self, batch: &NewBatch, limits: &Limits) -> Result<SubmitOutcome, StoreError> {
+        let outcome = self.submit_once(batch, limits).await?;
+        if outcome == SubmitOutcome::Accepted {
+            self.hints.work.send_replace(());
+        }
+        Ok(outcome)
+    }
+
+    async fn submit_once(&self, batch: &NewBatch, limits: &Limits) -> Result<SubmitOutcome, StoreError> {
+        let mut collisions = 0;
+        loop {
+            let mut transaction = self.begin().await?;
+            let result = match self.submit_in(&mut transaction, batch, limits).await {
+                Ok(SubmitOutcome::Accepted) => {
+                    transaction.commit().await.map(|()| SubmitOutcome::Accepted).map_err(|error| self.error(error))
+                }
+                refused => {
+                    transaction.rollback().await.map_err(|error| self.error(error))?;
+                    refused
+                }
+            };
+            match result {
+                Err(error) if collisions < super::MAX_COLLISIONS && self.is_collision(&error) => collisions += 1,
+                result => return result,
+            }
+        }
+    }
+
+    async fn submit_in(
+        &self,
+        connection: &mut AnyConnection,
+        batch: &NewBatch,
+        limits: &Limits,
+    ) -> Result<SubmitOutcome, StoreError> {
+        if let Some(earlier) = self.insert_batch(connection, batch).await? {
+            return Ok(earlier);
+        }
+        self.insert_items(connection, batch).await?;
+        let images = batch.images();
+        self.insert_images(connection, batch, &images).await?;
+        self.insert_attempts(connection, batch, &images).await?;
+        let total = u32::try_from(images.len()).map_err(StoreError::corrupt)?;
+        self.insert_events(connection, batch.id, 0, batch.at, &[Event::Started { total }]).await?;
+        self.reserve_for(connection, batch, limits).await
+    }
+
+    /// Inserts the batch's row; if its key is taken, says what that means.
+    async fn insert_batch(
+        &self,
+        connection: &mut AnyConnection,
+        batch: &NewBatch,
+    ) -> Result<Option<SubmitOutcome>, StoreError> {
+        if let Some((key, _)) = &batch.idempotency {
+            let forget = "UPDATE batches SET idempotency_key = NULL
+                          WHERE owner = $1 AND idempotency_key = $2 AND created_at < $3";
+            sqlx::query(forget)
+                .bind(batch.owner.as_str())
+                .bind(key)
+                .bind(batch.forget_keys_before.millis())
+                .execute(&mut *connection)
+                .await
+                .map_err(|error| self.error(error))?;
+        }
+        let (key, hash) = batch.idempotency.as_ref().map_or((None, None), |(key, hash)| (Some(key), Some(hash)));
+        let total: usize = batch.items.iter().map(|item| item.attempts.len()).sum();
+        let sql = "INSERT INTO batches (id, owner, model, state, created_at, message, last_event, total, completed,
+                     failed, cancelled, estimated_cost, actual_cost, unknown_cost, idempotency_key, request_hash)
+                   VALUES ($1, $2, $3, $4, $5, $6, 1, $7, 0, 0, 0, $8, 0, 0, $9, $10)
+                   ON CONFLICT (owner, idempotency_key) DO NOTHING";
+        let inserted = sqlx::query(sql)
+            .bind(batch.id.to_string())
+            .bind(batch.owner.as_str())
+            .bind(&batch.model)
+            .bind(BatchState::Running.as_str())
+            .bind(batch.at.millis())
+            .bind(batch.message.as_ref())
+            .bind(i64::try_from(total).map_err(StoreError::corrupt)?)
+            .bind(batch.estimated_cost.micros())
+            .bind(key)
+            .bind(hash)
+            .execute(&mut *connection)
+            .await
+            .map_err(|error| self.error(error))?;
+        if inserted.rows_affected() == 1 {
+            return Ok(None);
+        }
+        let sql = "SELECT id, request_hash FROM batches WHERE owner = $1 AND idempotency_key = $2";
+        let row = sqlx::query(sql)
+            .bind(batch.owner.as_str())
+            .bind(key)
+            .fetch_one(connection)
+            .await
+            .map_err(|error| self.error(error))?;
+        let same = row.optional_text("request_hash")?.as_ref() == hash;
+        Ok(Some(if same { SubmitOutcome::Replayed(row.parsed("id")?) } else { SubmitOutcome::KeyReused }))
+    }
+
+    async fn insert_items(&self, connection: &mut AnyConnection, batch: &NewBatch) -> Result<(), StoreError> {
+        let numbered: Vec<(i64, &NewItem)> = (1_i64..).zip(&batch.items).collect();
+        for rows in numbered.chunks(ROWS_A_STATEMENT) {
+            let sql = format!(
+                "INSERT INTO items (batch_id, ordinal, scene_id, scene_key, prompt, refs, aspect_ratio, image_size)
+                 VALUES {}",
+                placeholders(rows.len(), 8)
+            );
+            let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+            for (ordinal, item) in rows {
+                let spec = &item.spec;
+                query = query
+                    .bind(batch.id.to_string())
+                    .bind(*ordinal)
+                    .bind(spec.scene_id.as_str())
+                    .bind(spec.scene_id.key())
+                    .bind(&spec.prompt)
+                    .bind(to_json(&spec.references)?)
+                    .bind(spec.aspect_ratio.to_string())
+                    .bind(spec.image_size.as_str());
+            }
+            query.execute(&mut *connection).await.map_err(|error| self.error(error))?;
+        }
+        Ok(())
+    }
+
+    /// Inserts the pictures, each with its `turn` in the queue.
+    ///
+    /// Turns make batches share the workers evenly: a new batch begins at the turn that is being
+    /// served now and takes one turn a picture, so it does not wait behind a larger one.
+    async fn insert_images(
+        &self,
+        connection: &mut AnyConnection,
+        batch: &NewBatch,
+        images: &[NewImage<'_>],
+    ) -> Result<(), StoreError> {
+        let sql = "SELECT CAST(COALESCE(MIN(turn), 0) AS BIGINT) FROM images WHERE state = 'queued' AND due <= $1";
+        let served: i64 = sqlx::query_scalar(sql)
+            .bind(batch.at.millis())
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(|error| self.error(error))?;
+        let numbered: Vec<(i64, &NewImage<'_>)> = (served..).zip(images).collect();
+        for rows in numbered.chunks(ROWS_A_STATEMENT) {
+            let sql = format!(
+                "INSERT INTO images (batch_id, ordinal, variant, state, turn, due, fence, failures, unknown_retries,
+                   interruptions, attempts)
+                 VALUES {}",
+                placeholders(rows.len(), 11)
+            );
+            let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+            for (turn, image) in rows {
+                query = query
+                    .bind(batch.id.to_string())
+                    .bind(image.ordinal)
+                    .bind(image.variant)
+                    .bind(ImageState::Queued.as_str())
+                    .bind(*turn);
+                for zero in [0_i64; 6] {
+                    query = query.bind(zero);
+                }
+            }
+            query.execute(&mut *connection).await.map_err(|error| self.error(error))?;
+        }
+        Ok(())
+    }
+
+    async fn insert_attempts(
+        &self,
+        connection: &mut AnyConnection,
+        batch: &NewBatch,
+        images: &[NewImage<'_>],
+    ) -> Result<(), StoreError> {
+        for rows in images.chunks(ROWS_A_STATEMENT) {
+            let sql = format!(
+                "INSERT INTO attempts (id, batch_id, ordinal, variant, number, fence, state, reserved) VALUES {}",
+                placeholders(rows.len(), 8)
+            );
+            let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+            for image in rows {
+                query = query
+                    .bind(image.attempt.to_string())
+                    .bind(batch.id.to_string())
+                    .bind(image.ordinal)
+                    .bind(image.variant)
+                    .bind(1_i64)
+                    .bind(0_i64)
+                    .bind(AttemptState::Held.as_str())
+                    .bind(image.reserve.micros());
+            }
+            query.execute(&mut *connection).await.map_err(|error| self.error(error))?;
+        }
+        Ok(())
+    }
+
+    /// Reserves the batch's money, for everyone and for its user; last, as its row is the hottest.
+    async fn reserve_for(
+        &self,
+        connection: &mut AnyConnection,
+        batch: &NewBatch,
+        limits: &Limits,
+    ) -> Result<SubmitOutcome, StoreError> {
+        let user = user_scope(&batch.owner);
+        let today = self.today(&mut *connection).await?;
+        for (scope, limit, user_limit) in [(EVERYONE, limits.everyone, false), (&user, limits.user, true)] {
+            self.ensure_scope(connection, scope).await?;
+            if !self.reserve(connection, scope, today, batch.estimated_cost, limit).await? {
+                let budget = self.budget_in(connection, scope).await?;
+                return Ok(SubmitOutcome::OverBudget { user_limit, budget });
+            }
+        }
+        Ok(SubmitOutcome::Accepted)
+    }
+}

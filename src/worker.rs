@@ -1,0 +1,132 @@
+//! The scheduler loop: claims pictures while there is room, runs them, and stops without losing any.
+//!
+//! Knows the service's use cases only. What a picture needs, and what its end means, is not its business.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::ids::ImageKey;
+use crate::service::claims::Claims;
+use crate::service::execute::{Executor, Signals};
+
+/// How often the queue is looked at, in case a wake-up was lost.
+const POLL: Duration = Duration::from_secs(1);
+
+/// A picture's task died of a fault in this program.
+#[derive(Debug, thiserror::Error)]
+#[error("the task of a picture panicked")]
+pub struct WorkerError(#[from] tokio::task::JoinError);
+
+/// Runs pictures, at most `concurrency` at a time.
+pub struct Worker {
+    executor: Arc<Executor>,
+    claims: Arc<Claims>,
+    concurrency: u32,
+}
+
+/// The pictures that are being made.
+#[derive(Default)]
+struct InFlight {
+    tasks: JoinSet<ImageKey>,
+    images: HashSet<ImageKey>,
+}
+
+impl InFlight {
+    fn end(&mut self, ended: Result<ImageKey, tokio::task::JoinError>) -> Result<(), WorkerError> {
+        self.images.remove(&ended?);
+        Ok(())
+    }
+}
+
+impl Worker {
+    /// A worker that makes pictures with `executor` under `claims`.
+    #[must_use]
+    pub fn new(executor: Arc<Executor>, claims: Arc<Claims>, concurrency: u32) -> Self {
+        Self { executor, claims, concurrency }
+    }
+
+    /// Works until `signals.draining`, then ends what is under way and gives the rest back.
+    ///
+    /// # Errors
+    /// [`WorkerError`] if a picture's task died; its claim is settled by whoever starts next.
+    pub async fn run(&self, signals: Signals) -> Result<(), WorkerError> {
+        let (stopped, look) = (CancellationToken::new(), AtomicBool::new(true));
+        let work = async {
+            let result = self.work(&signals, &look).await;
+            stopped.cancel();
+            result
+        };
+        let (result, ()) = tokio::join!(work, self.keep_alive(&stopped, &look));
+        if let Err(error) = self.claims.give_back().await {
+            tracing::warn!(%error, "cannot give claims back; they are taken over later");
+        }
+        result
+    }
+
+    async fn work(&self, signals: &Signals, look: &AtomicBool) -> Result<(), WorkerError> {
+        let mut in_flight = InFlight::default();
+        while !signals.draining.is_cancelled() {
+            self.take_up(&mut in_flight, signals, look).await;
+            let full = in_flight.images.len() >= self.concurrency as usize;
+            tokio::select! {
+                Some(ended) = in_flight.tasks.join_next() => in_flight.end(ended)?,
+                () = self.claims.ready(POLL), if !full => {}
+                () = tokio::time::sleep(POLL), if full => {}
+                () = signals.draining.cancelled() => {}
+            }
+            while let Some(ended) = in_flight.tasks.try_join_next() {
+                in_flight.end(ended)?;
+            }
+        }
+        while let Some(ended) = in_flight.tasks.join_next().await {
+            in_flight.end(ended)?;
+        }
+        Ok(())
+    }
+
+    /// Starts as many pictures as there is room for; those of dead workers first.
+    async fn take_up(&self, in_flight: &mut InFlight, signals: &Signals, look: &AtomicBool) {
+        let mut jobs = Vec::new();
+        if look.swap(false, Ordering::Relaxed) {
+            match self.claims.strays(&in_flight.images).await {
+                Ok(strays) => jobs = strays,
+                Err(error) => tracing::warn!(%error, "cannot look for claims left behind"),
+            }
+        }
+        let taken = in_flight.images.len() + jobs.len();
+        let room = self.concurrency.saturating_sub(u32::try_from(taken).unwrap_or(u32::MAX));
+        if room > 0 && self.claims.may_start() {
+            match self.claims.claim(room).await {
+                Ok(claimed) => jobs.extend(claimed),
+                Err(error) => tracing::warn!(%error, "cannot claim pictures; trying again"),
+            }
+        }
+        for job in jobs {
+            let (executor, signals, image) = (self.executor.clone(), signals.clone(), job.claim.image);
+            in_flight.images.insert(image);
+            in_flight.tasks.spawn(async move {
+                executor.run(job, &signals).await;
+                image
+            });
+        }
+    }
+
+    /// Beats until `stopped`, and looks after workers that do not.
+    async fn keep_alive(&self, stopped: &CancellationToken, look: &AtomicBool) {
+        loop {
+            if let Err(error) = self.claims.keep_alive().await {
+                tracing::warn!(%error, "cannot raise this worker's beat");
+            }
+            look.store(true, Ordering::Relaxed);
+            tokio::select! {
+                () = tokio::time::sleep(self.claims.beat_every()) => {}
+                () = stopped.cancelled() => return,
+            }
+        }
+    }
+}

@@ -7,8 +7,10 @@
 
 pub mod assets;
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod ledger;
+pub mod lifecycle;
 pub mod provider;
 pub mod references;
 pub mod service;

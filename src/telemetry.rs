@@ -1,5 +1,7 @@
 //! Logs and counters: what an operator sees of a running process.
 
+pub mod logs;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One counter of this process since its start.

@@ -220,8 +220,8 @@ impl ModelPrice {
     }
 }
 
-/// Every model that may be called.
-#[derive(Debug, Clone)]
+/// Every model that may be called; none by default.
+#[derive(Debug, Clone, Default)]
 pub struct PriceTable {
     models: BTreeMap<String, ModelPrice>,
 }

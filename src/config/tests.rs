@@ -1,0 +1,185 @@
+use std::time::Duration;
+
+use super::*;
+use crate::domain::money::MicroUsd;
+
+fn parse(variables: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::parse(&variables.collect())
+}
+
+/// The names of the refused variables, in order.
+fn refused(variables: &[(&str, &str)]) -> Vec<&'static str> {
+    parse(variables).err().map(|errors| errors.0.iter().map(|error| error.name).collect()).unwrap_or_default()
+}
+
+fn problem(variables: &[(&str, &str)]) -> String {
+    parse(variables).unwrap_err().to_string()
+}
+
+#[test]
+fn an_empty_environment_gives_the_defaults_of_the_contract() {
+    let config = parse(&[]).unwrap();
+    assert_eq!(config.http.address().to_string(), "127.0.0.1:9090");
+    assert_eq!(config.http.max_body_bytes, 16 * 1024 * 1024);
+    assert_eq!(config.http.request_limit, None);
+    assert_eq!(config.database.url.expose(), "sqlite:./data/orchestrator.db");
+    assert_eq!(config.run_mode, RunMode::Live);
+    assert_eq!(config.budget.daily, "100".parse::<MicroUsd>().unwrap());
+    assert_eq!(config.budget.user_daily, None);
+    assert_eq!(config.provider.kind, ProviderKind::Synthetic);
+    assert_eq!(config.provider.model, "synthetic");
+    assert_eq!((config.provider.concurrency, config.provider.requests_per_minute), (8, None));
+    assert_eq!(config.provider.timeout, Duration::from_mins(2));
+    assert_eq!(config.provider.synthetic_latency, Duration::from_secs(1));
+    assert_eq!((config.references.concurrency, config.references.retries), (4, 2));
+    assert_eq!((config.references.max_bytes, config.references.max_pixels), (10 * 1024 * 1024, 25_000_000));
+    assert_eq!(config.urls.ttl, Duration::from_hours(12));
+    assert_eq!(config.urls.min_left, Duration::from_mins(5));
+    assert_eq!((config.limits.max_rows_per_batch, config.limits.max_variants_per_row), (1_000, 3));
+    assert_eq!(config.limits.image_bytes_in_flight, 128 * 1024 * 1024);
+    assert!(config.features.budget_guard && config.features.sse && config.features.url_refresh);
+    assert!(config.features.thumbnails && !config.features.budget_ledger);
+    assert_eq!((config.work.lease, config.work.shutdown_grace), (Duration::from_secs(30), Duration::from_secs(8)));
+    assert_eq!((config.logging.format, config.logging.filter.as_str()), (LogFormat::ByTerminal, "info"));
+}
+
+#[test]
+fn every_problem_is_reported_at_once() {
+    let names = refused(&[
+        ("PORT", "70000"),
+        ("MAX_BODY_BYTES", "many"),
+        ("API_KEYS", "k1"),
+        ("DATABASE_URL", "mysql://root@localhost/x"),
+        ("GCS_BUCKET", "b"),
+        ("IMAGE_MODEL", "dall-e"),
+        ("RUN_MODE", "wet_run"),
+        ("DAILY_BUDGET_USD", "-1"),
+        ("REFERENCE_TIMEOUT", "10"),
+        ("SSE_ENABLED", "maybe"),
+        ("LEDGER_PROMPTS", "some"),
+        ("SHUTDOWN_GRACE", "0"),
+        ("LOG_FORMAT", "xml"),
+        ("LOG_LEVEL", "a=b=c"),
+    ]);
+    let expected = [
+        "PORT",
+        "MAX_BODY_BYTES",
+        "API_KEYS",
+        "DATABASE_URL",
+        "GCS_BUCKET",
+        "IMAGE_MODEL",
+        "RUN_MODE",
+        "DAILY_BUDGET_USD",
+        "REFERENCE_TIMEOUT",
+        "SSE_ENABLED",
+        "LEDGER_PROMPTS",
+        "SHUTDOWN_GRACE",
+        "LOG_FORMAT",
+        "LOG_LEVEL",
+    ];
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn no_problem_and_no_debug_output_shows_a_value() {
+    let secret = "hunter2";
+    let names = Config::names();
+    let everything: Vec<(&str, &str)> = names.iter().map(|name| (*name, secret)).collect();
+    let errors = parse(&everything).unwrap_err();
+    assert!(errors.0.len() > 30, "{errors}");
+    assert!(!errors.to_string().contains(secret), "{errors}");
+    let config =
+        parse(&[("DATABASE_URL", "postgres://me:hunter2@db/x"), ("PROVIDER", "synthetic"), ("GEMINI_API_KEY", secret)]);
+    assert!(!format!("{:?}", config.unwrap()).contains(secret));
+}
+
+#[test]
+fn an_empty_value_counts_as_not_set() {
+    let config = parse(&[("PORT", ""), ("USER_DAILY_BUDGET_USD", "  "), ("GCS_BUCKET", ""), ("RUST_LOG", "")]).unwrap();
+    assert_eq!((config.http.port, config.budget.user_daily), (9090, None));
+}
+
+#[test]
+fn a_host_that_is_not_loopback_is_refused_while_there_are_no_keys() {
+    assert!(problem(&[("HOST", "0.0.0.0")]).contains("keys"));
+    assert_eq!(refused(&[("HOST", "192.168.1.4")]), ["HOST"]);
+    assert_eq!(refused(&[("HOST", "example.com")]), ["HOST"]);
+    for host in ["localhost", "::1", "127.0.0.1"] {
+        assert!(parse(&[("HOST", host), ("PORT", "0")]).is_ok(), "{host}");
+    }
+}
+
+#[test]
+fn on_cloud_run_the_default_host_and_a_live_sqlite_are_refused() {
+    assert_eq!(refused(&[("K_SERVICE", "s")]), ["HOST", "DATABASE_URL"]);
+    assert!(problem(&[("K_SERVICE", "s")]).contains("K_SERVICE"));
+    let local = [("K_SERVICE", "s"), ("HOST", "127.0.0.1")];
+    assert_eq!(refused(&[local[0], local[1], ("RUN_MODE", "dry_run")]), [""; 0]);
+    assert_eq!(refused(&[local[0], local[1], ("ALLOW_EPHEMERAL_STATE", "true")]), [""; 0]);
+    assert_eq!(refused(&[local[0], local[1], ("DATABASE_URL", "postgresql://db/x")]), [""; 0]);
+    let limit = parse(&[local[0], local[1], ("RUN_MODE", "dry_run")]).unwrap().http.stream_limit();
+    assert_eq!(limit, Some(Duration::from_secs(870)));
+}
+
+#[test]
+fn what_this_version_cannot_do_is_refused_rather_than_ignored() {
+    for (name, value) in [
+        ("API_KEYS", "k"),
+        ("API_KEYS_FILE", "f"),
+        ("AUTH", "keys"),
+        ("AUTH", "cloud-run"),
+        ("GCS_BUCKET", "b"),
+        ("LEDGER_BUCKET", "b"),
+        ("PROVIDER", "gemini"),
+        ("PROVIDER", "vertex"),
+        ("PROVIDER", "dall-e"),
+    ] {
+        assert_eq!(refused(&[(name, value)]), [name], "{name}={value}");
+    }
+    assert!(parse(&[("AUTH", "open")]).is_ok());
+}
+
+#[test]
+fn a_gemini_key_without_an_adapter_says_what_works_instead() {
+    assert!(problem(&[("GEMINI_API_KEY", "k")]).contains("PROVIDER=synthetic"));
+    assert!(parse(&[("GEMINI_API_KEY", "k"), ("PROVIDER", "synthetic")]).is_ok());
+}
+
+#[test]
+fn a_link_outlives_what_must_be_left_of_it() {
+    assert_eq!(refused(&[("SIGNED_URL_TTL", "5m")]), ["SIGNED_URL_MIN_LEFT"]);
+    assert_eq!(refused(&[("SIGNED_URL_TTL", "169h")]), ["SIGNED_URL_TTL"]);
+    assert!(parse(&[("SIGNED_URL_TTL", "7d")]).is_ok());
+}
+
+#[test]
+fn streams_need_room_before_the_request_limit() {
+    assert_eq!(refused(&[("REQUEST_LIMIT", "30s")]), ["REQUEST_LIMIT"]);
+    assert_eq!(parse(&[("REQUEST_LIMIT", "60s")]).unwrap().http.stream_limit(), Some(Duration::from_secs(30)));
+}
+
+#[test]
+fn the_database_is_a_file_or_postgres() {
+    assert_eq!(parse(&[("DATABASE_URL", "postgres://db/x")]).unwrap().database.engine, Engine::Postgres);
+    assert_eq!(parse(&[("DATABASE_URL", "sqlite:/tmp/x.db")]).unwrap().database.engine, Engine::Sqlite);
+    for url in ["sqlite::memory:", "sqlite:x?mode=memory", "/tmp/x.db", "mysql://db/x"] {
+        assert_eq!(refused(&[("DATABASE_URL", url)]), ["DATABASE_URL"], "{url}");
+    }
+    let odd = parse(&[("DATA_DIR", "/tmp/a b?c#d%e")]).unwrap();
+    assert_eq!(odd.database.url.expose(), "sqlite:/tmp/a%20b%3Fc%23d%25e/orchestrator.db");
+}
+
+#[test]
+fn a_price_file_replaces_the_table_and_its_faults_are_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("prices.toml");
+    let path = path.to_str().unwrap();
+    assert_eq!(refused(&[("PRICES_FILE", path), ("IMAGE_MODEL", "synthetic")]), ["PRICES_FILE"]);
+    std::fs::write(path, "model = 3").unwrap();
+    assert!(refused(&[("PRICES_FILE", path)]).contains(&"PRICES_FILE"));
+    let renamed = crate::domain::prices::EMBEDDED.replace("id = \"synthetic\"", "id = \"mine\"");
+    std::fs::write(path, renamed).unwrap();
+    assert_eq!(refused(&[("PRICES_FILE", path)]), ["IMAGE_MODEL"]);
+    assert_eq!(parse(&[("PRICES_FILE", path), ("IMAGE_MODEL", "mine")]).unwrap().provider.model, "mine");
+}

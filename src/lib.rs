@@ -9,6 +9,7 @@ pub mod assets;
 pub mod clock;
 pub mod domain;
 pub mod ledger;
+pub mod net;
 pub mod provider;
 pub mod references;
 pub mod service;

@@ -231,14 +231,25 @@ impl Store {
         Ok(budget.overrun > MicroUsd::ZERO && used > limit)
     }
 
-    /// Gives back claims whose call was not started; their money stays held.
+    /// Gives back claims whose call was not started, and signs off if none is left.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn give_back(&self, worker: WorkerId) -> Result<(), StoreError> {
-        let sql = "UPDATE images SET state = 'queued', worker = NULL, fence = fence + 1
-                   WHERE worker = $1 AND state = 'claimed'";
-        sqlx::query(sql).bind(worker.to_string()).execute(&self.writers).await.map_err(|error| self.error(error))?;
+        transaction!(self, |connection| {
+            for sql in [
+                "UPDATE images SET state = 'queued', worker = NULL, fence = fence + 1
+                 WHERE worker = $1 AND state = 'claimed'",
+                "DELETE FROM workers WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM images WHERE worker = $1)",
+            ] {
+                sqlx::query(sql)
+                    .bind(worker.to_string())
+                    .execute(&mut *connection)
+                    .await
+                    .map_err(|error| self.error(error))?;
+            }
+            Ok(())
+        })?;
         self.hints.work.send_replace(());
         Ok(())
     }

@@ -9,6 +9,7 @@ pub mod assets;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod durable;
 pub mod ledger;
 pub mod lifecycle;
 pub mod net;

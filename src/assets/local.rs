@@ -1,1 +1,379 @@
-//! Placeholder.
+//! Pictures in a folder, served by this service under links that it signs itself.
+//!
+//! A picture is written after its thumbnail and its receipt, so a picture that exists has both. An
+//! object is reached only by a name of the strict form below and with a signature over that name, so
+//! no path leads out of the folder.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+use tokio::io::AsyncReadExt as _;
+
+use super::{AssetError, AssetStore, OpenObject, SignedLink, SignedQuery};
+use crate::clock::Clock;
+use crate::domain::picture::{PictureFormat, Receipt};
+use crate::domain::time::Timestamp;
+use crate::durable::{self, Created};
+
+/// Bytes of the key that signs links.
+const KEY_BYTES: usize = 32;
+/// Bytes of a picture that are read at once while it is served.
+const PIECE: usize = 64 << 10;
+/// The folders whose objects are served.
+const SERVED: [&str; 2] = ["images", "thumbnails"];
+
+/// Pictures in a folder.
+#[derive(Clone)]
+pub struct LocalAssets {
+    root: PathBuf,
+    clock: Arc<dyn Clock>,
+    key: Arc<[u8; KEY_BYTES]>,
+}
+
+impl LocalAssets {
+    /// Opens the pictures in `root`; makes the signing key the first time, and removes what a crash
+    /// left half-written.
+    ///
+    /// # Errors
+    /// What the system said, or a signing key that is not one.
+    pub fn open(root: PathBuf, clock: Arc<dyn Clock>) -> io::Result<Self> {
+        durable::create_folder(&root)?;
+        durable::remove_leftovers(&root)?;
+        for folder in SERVED {
+            durable::remove_leftovers(&root.join(folder))?;
+        }
+        let key = Arc::new(signing_key(&root.join("signing.key"))?);
+        Ok(Self { root, clock, key })
+    }
+
+    /// Runs file work off the async threads.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, AssetError> + Send + 'static,
+    ) -> Result<T, AssetError> {
+        let assets = self.clone();
+        tokio::task::spawn_blocking(move || work(&assets)).await.map_err(AssetError::unavailable)?
+    }
+
+    fn path(&self, object: &str) -> Result<PathBuf, AssetError> {
+        let refused = || AssetError::unavailable(format!("{object} is no object name"));
+        if is_object_name(object) { Ok(self.root.join(object)) } else { Err(refused()) }
+    }
+
+    fn create(&self, object: &str, bytes: &[u8]) -> Result<(), AssetError> {
+        match durable::create(&self.path(object)?, bytes).map_err(AssetError::unavailable)? {
+            Created::New | Created::Same => Ok(()),
+            Created::Different => Err(AssetError::Conflict(object.to_owned())),
+        }
+    }
+
+    fn store_files(&self, picture: &[u8], thumbnail: Option<&[u8]>, receipt: &Receipt) -> Result<(), AssetError> {
+        if let (Some(bytes), Some(object)) = (thumbnail, &receipt.picture.thumbnail) {
+            self.create(object, bytes)?;
+        }
+        let json = serde_json::to_vec(receipt).map_err(AssetError::unavailable)?;
+        self.create(&receipt_name(&receipt.picture.object), &json)?;
+        self.create(&receipt.picture.object, picture)
+    }
+
+    fn find_files(&self, stem: &str) -> Result<Option<Receipt>, AssetError> {
+        for format in PictureFormat::ALL {
+            let picture = self.path(&format!("{stem}.{}", format.ending()))?;
+            match picture.try_exists() {
+                Ok(false) => {}
+                Err(error) => return Err(AssetError::unavailable(error)),
+                Ok(true) => {
+                    // Written before the picture: one that cannot be read is a fault, never "not there".
+                    let json = fs::read(self.path(&format!("{stem}.json"))?).map_err(AssetError::unavailable)?;
+                    return serde_json::from_slice(&json).map(Some).map_err(AssetError::unavailable);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn signature(&self, object: &str, expires: i64, name: &str) -> Hmac<Sha256> {
+        // The parts cannot run into each other: an object name has no newline, a number neither.
+        let text = format!("{object}\n{expires}\n{name}");
+        Hmac::<Sha256>::new(self.key.as_ref().into()).chain_update(text)
+    }
+
+    fn is_signed(&self, object: &str, query: &SignedQuery) -> bool {
+        let Ok(signature) = URL_SAFE_NO_PAD.decode(&query.signature) else { return false };
+        let signed = self.signature(object, query.expires, &query.name).verify_slice(&signature).is_ok();
+        signed && self.clock.now() < Timestamp::from_millis(query.expires)
+    }
+}
+
+#[async_trait]
+impl AssetStore for LocalAssets {
+    async fn store(&self, picture: Bytes, thumbnail: Option<Bytes>, receipt: &Receipt) -> Result<(), AssetError> {
+        let receipt = receipt.clone();
+        self.blocking(move |assets| assets.store_files(&picture, thumbnail.as_deref(), &receipt)).await
+    }
+
+    async fn find(&self, stem: &str) -> Result<Option<Receipt>, AssetError> {
+        let stem = stem.to_owned();
+        self.blocking(move |assets| assets.find_files(&stem)).await
+    }
+
+    async fn link(&self, object: &str, file_name: &str, ttl: Duration) -> Result<SignedLink, AssetError> {
+        let expires_at = self.clock.now().after(ttl);
+        let expires = expires_at.millis();
+        let signature = self.signature(object, expires, file_name).finalize().into_bytes();
+        let query = url::form_urlencoded::Serializer::new(String::new())
+            .append_pair("expires", &expires.to_string())
+            .append_pair("name", file_name)
+            .append_pair("signature", &URL_SAFE_NO_PAD.encode(signature))
+            .finish();
+        Ok(SignedLink { url: format!("/assets/{object}?{query}"), expires_at })
+    }
+
+    async fn open_signed(&self, object: &str, query: &SignedQuery) -> Result<Option<OpenObject>, AssetError> {
+        if !is_object_name(object) || !self.is_signed(object, query) {
+            return Ok(None);
+        }
+        let Some(content_type) = content_type(object) else { return Ok(None) };
+        let path = self.path(object)?;
+        let opened = self
+            .blocking(move |_| match open_file(&path) {
+                Ok(opened) => Ok(opened),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(AssetError::unavailable(error)),
+            })
+            .await?;
+        let Some((file, length)) = opened else { return Ok(None) };
+        let file = tokio::fs::File::from_std(file);
+        let body = futures_util::stream::try_unfold(file, |mut file| async move {
+            let mut piece = Vec::with_capacity(PIECE);
+            let read = (&mut file).take(PIECE as u64).read_to_end(&mut piece).await?;
+            Ok((read > 0).then(|| (Bytes::from(piece), file)))
+        });
+        Ok(Some(OpenObject { content_type, length, body: body.boxed() }))
+    }
+
+    fn uri(&self, object: &str) -> String {
+        format!("local:{object}")
+    }
+
+    async fn check(&self) -> Result<(), AssetError> {
+        self.blocking(|assets| {
+            let probe = assets.root.join(format!(".tmp-probe-{}", std::process::id()));
+            let written = fs::write(&probe, b"probe");
+            written.and_then(|()| fs::remove_file(&probe)).map_err(AssetError::unavailable)
+        })
+        .await
+    }
+}
+
+/// The name of the receipt beside a picture.
+fn receipt_name(object: &str) -> String {
+    let stem = object.rsplit_once('.').map_or(object, |(stem, _)| stem);
+    format!("{stem}.json")
+}
+
+/// Whether `name` is of the form of our object names: two segments below a served folder.
+fn is_object_name(name: &str) -> bool {
+    let segments: Vec<&str> = name.split('/').collect();
+    let is_plain = |segment: &&str| {
+        segment.starts_with(|first: char| first.is_ascii_alphanumeric())
+            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
+    segments.len() == 3 && SERVED.contains(&segments[0]) && segments.iter().all(is_plain)
+}
+
+/// The fixed media type of an object; receipts have none, and are not served.
+fn content_type(object: &str) -> Option<&'static str> {
+    let (_, ending) = object.rsplit_once('.')?;
+    PictureFormat::ALL.into_iter().find(|format| format.ending() == ending).map(PictureFormat::mime_type)
+}
+
+/// Opens a plain file; a link is not followed, as none of ours is one.
+fn open_file(path: &Path) -> io::Result<Option<(File, u64)>> {
+    if !fs::symlink_metadata(path)?.is_file() {
+        return Ok(None);
+    }
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    Ok(Some((file, length)))
+}
+
+/// Reads the key, or makes it the first time: readable by its owner alone from its first byte on.
+fn signing_key(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
+    if !path.try_exists()? {
+        let key: [u8; KEY_BYTES] = rand::random();
+        durable::create_secret(path, &key)?;
+    }
+    let bytes = fs::read(path)?;
+    let bad = || io::Error::new(io::ErrorKind::InvalidData, "signing.key is damaged; remove it to make a new one");
+    bytes.try_into().map_err(|_| bad())
+}
+
+#[cfg(test)]
+mod tests {
+    use ulid::Ulid;
+
+    use super::*;
+    use crate::clock::FixedClock;
+    use crate::domain::ids::{AttemptId, BatchId, ImageKey};
+    use crate::domain::picture::Picture;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    struct Bench {
+        folder: tempfile::TempDir,
+        clock: Arc<FixedClock>,
+        assets: LocalAssets,
+        stem: String,
+        receipt: Receipt,
+    }
+
+    fn bench() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(FixedClock::at(Timestamp::from_millis(1_000)));
+        let assets = LocalAssets::open(folder.path().to_owned(), clock.clone()).unwrap();
+        let key = ImageKey { batch: BatchId::new(Ulid::nil()), ordinal: 1, variant: 2 };
+        let stem = key.object_stem(3);
+        let picture = Picture {
+            object: format!("{stem}.png"),
+            format: PictureFormat::Png,
+            width: 1,
+            height: 1,
+            bytes: 7,
+            sha256: String::new(),
+            thumbnail: Some(crate::assets::picture::thumbnail_name(&stem)),
+        };
+        let receipt = Receipt { attempt: AttemptId::new(Ulid::nil()), usage: None, cost: None, picture };
+        Bench { folder, clock, assets, stem, receipt }
+    }
+
+    impl Bench {
+        async fn store(&self, bytes: &'static [u8]) -> Result<(), AssetError> {
+            self.assets.store(bytes.into(), Some(b"small".as_slice().into()), &self.receipt).await
+        }
+
+        /// The link to the stored picture, as its path and its query.
+        async fn link(&self) -> (String, SignedQuery) {
+            let link = self.assets.link(&self.receipt.picture.object, "s-1_v2.png", HOUR).await.unwrap();
+            let url = url::Url::parse(&format!("http://host{}", link.url)).unwrap();
+            let pairs: std::collections::HashMap<String, String> = url.query_pairs().into_owned().collect();
+            let query = SignedQuery {
+                expires: pairs["expires"].parse().unwrap(),
+                name: pairs["name"].clone(),
+                signature: pairs["signature"].clone(),
+            };
+            (url.path().strip_prefix("/assets/").unwrap().to_owned(), query)
+        }
+
+        async fn opens(&self, object: &str, query: &SignedQuery) -> bool {
+            self.assets.open_signed(object, query).await.unwrap().is_some()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stored_picture_is_found_by_its_stem_and_never_changed() {
+        let bench = bench();
+        assert_eq!(bench.assets.find(&bench.stem).await.unwrap(), None);
+        bench.store(b"picture").await.unwrap();
+        bench.store(b"picture").await.unwrap();
+        assert_eq!(bench.assets.find(&bench.stem).await.unwrap(), Some(bench.receipt.clone()));
+        let other = bench.store(b"another").await;
+        assert!(matches!(other, Err(AssetError::Conflict(_))), "{other:?}");
+    }
+
+    #[tokio::test]
+    async fn a_receipt_without_its_picture_is_no_picture_and_the_reverse_is_a_fault() {
+        let bench = bench();
+        bench.store(b"picture").await.unwrap();
+        let picture = bench.folder.path().join(&bench.receipt.picture.object);
+        fs::rename(&picture, bench.folder.path().join("aside")).unwrap();
+        assert_eq!(bench.assets.find(&bench.stem).await.unwrap(), None);
+        fs::rename(bench.folder.path().join("aside"), &picture).unwrap();
+        fs::write(picture.with_extension("json"), b"{").unwrap();
+        assert!(bench.assets.find(&bench.stem).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_link_opens_its_picture_until_it_expires() {
+        let bench = bench();
+        bench.store(b"picture").await.unwrap();
+        let (object, query) = bench.link().await;
+        let opened = bench.assets.open_signed(&object, &query).await.unwrap().unwrap();
+        assert_eq!((opened.content_type, opened.length), ("image/png", 7));
+        let pieces: Vec<Bytes> = opened.body.map(Result::unwrap).collect().await;
+        assert_eq!(pieces.concat(), b"picture");
+        bench.clock.advance(HOUR);
+        assert!(!bench.opens(&object, &query).await);
+    }
+
+    #[tokio::test]
+    async fn a_link_survives_a_restart_and_no_change() {
+        let bench = bench();
+        bench.store(b"picture").await.unwrap();
+        let (object, query) = bench.link().await;
+        let again = LocalAssets::open(bench.folder.path().to_owned(), bench.clock.clone()).unwrap();
+        assert!(again.open_signed(&object, &query).await.unwrap().is_some());
+        let changed = [
+            SignedQuery { expires: query.expires + 1, ..query.clone() },
+            SignedQuery { name: "other.png".to_owned(), ..query.clone() },
+            SignedQuery { signature: query.signature.to_lowercase(), ..query.clone() },
+            SignedQuery { signature: String::new(), ..query.clone() },
+        ];
+        for query in changed {
+            assert!(!bench.opens(&object, &query).await, "{query:?}");
+        }
+        let thumbnail = bench.receipt.picture.thumbnail.clone().unwrap();
+        assert!(!bench.opens(&thumbnail, &query).await, "a signature is for one object");
+    }
+
+    #[tokio::test]
+    async fn no_name_leads_out_of_the_folder_even_with_a_signature() {
+        let bench = bench();
+        bench.store(b"picture").await.unwrap();
+        fs::write(bench.folder.path().join("images/secret.png"), b"x").unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", bench.folder.path().join("images/link.png")).unwrap();
+        let link = bench.folder.path().join("images").join(bench.stem.split('/').nth(1).unwrap()).join("link.png");
+        std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
+        let inside = link.strip_prefix(bench.folder.path()).unwrap().to_str().unwrap().to_owned();
+        for object in [
+            "signing.key",
+            "orchestrator.db",
+            "images/../signing.key",
+            "images/bat/../../signing.key",
+            "images//etc/passwd",
+            "/etc/passwd",
+            "images/bat/..",
+            "images/bat/.png",
+            "images\\bat\\1.png",
+            "images/secret.png",
+            "images/bat/a\0.png",
+            &bench.stem,
+            &format!("{}.json", bench.stem),
+            &inside,
+        ] {
+            let expires = 1_000_000;
+            let signature = bench.assets.signature(object, expires, "").finalize().into_bytes();
+            let query =
+                SignedQuery { expires, name: String::new(), signature: URL_SAFE_NO_PAD.encode(signature) };
+            assert!(!bench.opens(object, &query).await, "{object}");
+        }
+    }
+
+    #[test]
+    fn the_signing_key_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let bench = bench();
+        let mode = fs::metadata(bench.folder.path().join("signing.key")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

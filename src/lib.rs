@@ -8,6 +8,7 @@
 pub mod assets;
 pub mod clock;
 pub mod domain;
+pub mod http;
 pub mod ledger;
 pub mod provider;
 pub mod references;

@@ -17,7 +17,7 @@ mod references;
 
 use serde_json::Value;
 
-use self::at::{At, Faults};
+use self::at::{At, Faults, Noted};
 use self::fields::{Fields, Known};
 #[cfg(test)]
 pub(super) use self::{items::ITEM, references::REFERENCE};
@@ -60,17 +60,14 @@ pub fn check(body: &[u8], rules: Rules<'_>) -> Result<Accepted, Vec<Fault>> {
         }
     };
     let batch = read_batch(&value, rules, &mut faults);
-    match (batch, faults.finish()) {
-        (Some(accepted), Ok(())) => Ok(accepted),
-        (_, Err(faults)) => Err(faults),
-        (None, Ok(())) => Err(vec![Fault::in_body(String::new(), "cannot be read as a batch")]),
-    }
+    faults.finish()?;
+    batch.map_err(|Noted| vec![Fault::in_body(String::new(), "cannot be read as a batch")])
 }
 
 pub(super) const BATCH: Known =
     &[&["runMode", "run_mode"], &["model"], &["referencePack", "ref_pack_public_urls"], &["items"]];
 
-fn read_batch(value: &Value, rules: Rules<'_>, faults: &mut Faults) -> Option<Accepted> {
+fn read_batch(value: &Value, rules: Rules<'_>, faults: &mut Faults) -> Result<Accepted, Noted> {
     let root = At::Root;
     let fields = Fields::of(value, &root, BATCH, faults)?;
     let run_mode = fields.choice("runMode", "dry_run or live", faults);
@@ -82,23 +79,22 @@ fn read_batch(value: &Value, rules: Rules<'_>, faults: &mut Faults) -> Option<Ac
     let requested = model?;
     let spec = BatchSpec {
         run_mode: run_mode?.unwrap_or(RunMode::DryRun),
-        model: requested.clone().unwrap_or_else(|| rules.default_model.to_owned()),
+        model: requested.unwrap_or(rules.default_model).to_owned(),
         items: items?,
     };
-    let request_hash = hash::of(&spec, requested.as_deref());
-    Some(Accepted { spec, request_hash })
+    let request_hash = hash::of(&spec, requested);
+    Ok(Accepted { spec, request_hash })
 }
 
-/// The model by name; `Some(None)` if none is named, `None` after a fault.
-fn read_model(fields: &Fields<'_>, faults: &mut Faults) -> Option<Option<String>> {
+/// The model by name, if one is named.
+fn read_model<'a>(fields: &Fields<'a>, faults: &mut Faults) -> Result<Option<&'a str>, Noted> {
     let Some((text, at)) = fields.text("model", faults)? else {
-        return Some(None);
+        return Ok(None);
     };
     if text.is_empty() || text.chars().count() > MAX_MODEL_CHARS || text.chars().any(char::is_control) {
-        faults.add(&at, format!("must be the name of a model, at most {MAX_MODEL_CHARS} characters"));
-        return None;
+        return Err(faults.add(&at, format!("must be the name of a model, at most {MAX_MODEL_CHARS} characters")));
     }
-    Some(Some(text.to_owned()))
+    Ok(Some(text))
 }
 
 #[cfg(test)]

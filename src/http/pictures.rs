@@ -116,6 +116,7 @@ pub async fn asset(
     Ok((headers, Body::from_stream(opened.body)).into_response())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "used as the argument of map_err")]
 fn unavailable(error: AssetError) -> Problem {
     tracing::error!(error = &error as &(dyn std::error::Error + 'static), "cannot open a picture");
     match error {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::http::HeaderMap;
 
 /// Longest wait. A client that asks for more gets this. Named by the contract.
-const MAX_WAIT: Duration = Duration::from_secs(600);
+const MAX_WAIT: Duration = Duration::from_mins(10);
 
 /// The wait that a request prefers, if it does. Other preferences, and malformed ones, are ignored,
 /// as the RFC wants it; of several the first counts.

@@ -38,6 +38,12 @@ macro_rules! codes {
                 match self { $(Self::$name => $text,)+ }
             }
 
+            /// The name as a URI.
+            #[must_use]
+            pub const fn uri(self) -> &'static str {
+                match self { $(Self::$name => concat!("urn:orchestrator:error:", $text),)+ }
+            }
+
             /// The status that goes with it.
             #[must_use]
             pub const fn status(self) -> StatusCode {
@@ -149,8 +155,8 @@ impl Fault {
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
     /// `urn:orchestrator:error:` and the code.
-    #[schema(example = "urn:orchestrator:error:not_found")]
-    r#type: String,
+    #[schema(value_type = String, example = "urn:orchestrator:error:not_found")]
+    r#type: &'static str,
     /// A few words that are the same for every error of this code.
     #[schema(value_type = String)]
     title: &'static str,
@@ -162,13 +168,25 @@ pub struct Problem {
     detail: Cow<'static, str>,
     /// The path that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    instance: Option<String>,
+    #[schema(value_type = Option<String>)]
+    instance: Option<Box<str>>,
     /// The stable name to decide by.
     code: Code,
     /// Everything that is wrong with the request, with `invalid_request`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<Fault>,
+    #[serde(flatten)]
+    #[schema(value_type = Members)]
+    members: Option<Box<Members>>,
+    #[serde(skip)]
+    retry_after: Option<u32>,
+}
+
+/// What only some kinds of error say.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Members {
     /// With `budget_exceeded`: what the batch would reserve. US dollars.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<f64>)]
@@ -194,8 +212,6 @@ pub struct Problem {
     /// From the readiness check: what does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     reasons: Option<Vec<String>>,
-    #[serde(skip)]
-    retry_after: Option<u32>,
 }
 
 impl Problem {
@@ -203,20 +219,14 @@ impl Problem {
     #[must_use]
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
-            r#type: format!("urn:orchestrator:error:{}", code.as_str()),
+            r#type: code.uri(),
             title: code.title(),
             status: code.status().as_u16(),
             detail: detail.into(),
             instance: None,
             code,
             errors: Vec::new(),
-            estimated_cost: None,
-            remaining: None,
-            daily_limit: None,
-            resets_at: None,
-            replacement: None,
-            ready: None,
-            reasons: None,
+            members: None,
             retry_after: (code.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(UNAVAILABLE_RETRY_SECONDS),
         }
     }
@@ -235,7 +245,8 @@ impl Problem {
     #[must_use]
     pub fn unready(reasons: Vec<String>) -> Self {
         let detail = format!("not ready: {}", reasons.join("; "));
-        Self { ready: Some(false), reasons: Some(reasons), ..Self::new(Code::Unavailable, detail) }
+        let members = Members { ready: Some(false), reasons: Some(reasons), ..Members::default() };
+        Self::new(Code::Unavailable, detail).with(members)
     }
 
     /// The stable name of its kind.
@@ -279,10 +290,14 @@ impl Problem {
         Self { status: status.as_u16(), ..bare }
     }
 
+    fn with(self, members: Members) -> Self {
+        Self { members: Some(Box::new(members)), ..self }
+    }
+
     /// The same problem, told about `path`.
     #[must_use]
     pub fn at(self, path: &str) -> Self {
-        Self { instance: Some(path.to_owned()), ..self }
+        Self { instance: Some(path.into()), ..self }
     }
 
     /// Puts this problem in the place of whatever `headers` came with, and keeps those that still hold.
@@ -354,13 +369,13 @@ impl From<BudgetShortfall> for Problem {
             "the batch would reserve ${}; ${} is left of {whose} daily limit of ${} until {}",
             shortfall.estimated_cost, shortfall.remaining, shortfall.daily_limit, shortfall.resets_at
         );
-        Self {
+        Self::new(Code::BudgetExceeded, detail).with(Members {
             estimated_cost: Some(shortfall.estimated_cost),
             remaining: Some(shortfall.remaining),
             daily_limit: Some(shortfall.daily_limit),
             resets_at: Some(shortfall.resets_at),
-            ..Self::new(Code::BudgetExceeded, detail)
-        }
+            ..Members::default()
+        })
     }
 }
 
@@ -369,7 +384,9 @@ impl From<PriceError> for Problem {
         let detail = error.to_string();
         match error {
             PriceError::Unknown { .. } => Self::new(Code::ModelUnknown, detail),
-            PriceError::Retired { replacement, .. } => Self { replacement, ..Self::new(Code::ModelRetired, detail) },
+            PriceError::Retired { replacement, .. } => {
+                Self::new(Code::ModelRetired, detail).with(Members { replacement, ..Members::default() })
+            }
             PriceError::SizeUnpriced { .. } => Self::new(Code::SizeUnpriced, detail),
             PriceError::Money(cause) => {
                 tracing::error!(error = &cause as &(dyn std::error::Error + 'static), "the batch cannot be priced");

@@ -1,7 +1,6 @@
 //! What `/openapi.json` says of the body of `POST /images`. Documentation alone: `body` reads it.
 //!
 //! A test there holds the two together.
-#![expect(dead_code, reason = "types that describe the contract and are never made")]
 
 use utoipa::ToSchema;
 

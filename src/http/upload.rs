@@ -13,7 +13,7 @@ use super::problem::{Code, Fault, Problem};
 /// Longest pause between two pieces of a body.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time for a whole body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long a refused body is read on, so that the client, which is still sending, sees the answer
 /// and not a reset connection.
 const LINGER: Duration = Duration::from_secs(5);

@@ -45,6 +45,10 @@ impl fmt::Display for At<'_> {
     }
 }
 
+/// Nothing could be read, and the [`Faults`] say why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Noted;
+
 /// Everything that is wrong with a body.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
@@ -54,21 +58,22 @@ pub(super) struct Faults {
 
 impl Faults {
     /// Notes a fault.
-    pub(super) fn add(&mut self, at: &At<'_>, detail: impl Into<Cow<'static, str>>) {
+    pub(super) fn add(&mut self, at: &At<'_>, detail: impl Into<Cow<'static, str>>) -> Noted {
         if self.listed.len() < MAX_FAULTS {
             self.listed.push(Fault::in_body(at.to_string(), detail));
         } else {
             self.unlisted += 1;
         }
+        Noted
     }
 
     /// Notes a fault of the member `name`, which the sender made up: a very long name is not repeated.
-    pub(super) fn add_named(&mut self, object: &At<'_>, name: &str, detail: impl Into<Cow<'static, str>>) {
+    pub(super) fn add_named(&mut self, object: &At<'_>, name: &str, detail: impl Into<Cow<'static, str>>) -> Noted {
         if name.chars().count() <= MAX_ECHO_CHARS {
-            self.add(&object.key(name), detail);
+            self.add(&object.key(name), detail)
         } else {
             let detail: Cow<'static, str> = detail.into();
-            self.add(object, format!("a member whose name has {} characters: {detail}", name.chars().count()));
+            self.add(object, format!("a member whose name has {} characters: {detail}", name.chars().count()))
         }
     }
 

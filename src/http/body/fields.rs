@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use serde_json::{Map, Value};
 
-use super::at::{At, Faults};
+use super::at::{At, Faults, Noted};
 
 /// The members that an object may have. The first spelling is ours, a second one the original service's.
 pub(in crate::http) type Known = &'static [&'static [&'static str]];
@@ -18,12 +18,9 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// Takes `value` as an object with the members `known`.
-    ///
-    /// `None`, with the fault noted, if it is no object.
-    pub(super) fn of(value: &'a Value, at: &'a At<'a>, known: Known, faults: &mut Faults) -> Option<Self> {
+    pub(super) fn of(value: &'a Value, at: &'a At<'a>, known: Known, faults: &mut Faults) -> Result<Self, Noted> {
         let Value::Object(members) = value else {
-            faults.add(at, format!("must be an object, not {}", kind(value)));
-            return None;
+            return Err(faults.add(at, format!("must be an object, not {}", kind(value))));
         };
         for name in members.keys() {
             if !known.iter().any(|spellings| spellings.contains(&name.as_str())) {
@@ -37,7 +34,7 @@ impl<'a> Fields<'a> {
                 faults.add(&at.key(second), format!("the same as {first}; give one of them"));
             }
         }
-        Some(Self { members, at, known })
+        Ok(Self { members, at, known })
     }
 
     /// Where the member `name` is, or would be, as the client spells it.
@@ -59,42 +56,31 @@ impl<'a> Fields<'a> {
         Some((value, At::Key(self.at, spelling)))
     }
 
-    /// The text `name`: `Some(None)` if it is absent, `None` after a fault.
-    pub(super) fn text(&self, name: &'static str, faults: &mut Faults) -> Option<Option<(&'a str, At<'a>)>> {
+    /// The text `name`, if it is there.
+    pub(super) fn text(&self, name: &'static str, faults: &mut Faults) -> Result<Option<(&'a str, At<'a>)>, Noted> {
         match self.get(name) {
-            None => Some(None),
-            Some((Value::String(text), at)) => Some(Some((text, at))),
-            Some((other, at)) => {
-                faults.add(&at, format!("must be a string, not {}", kind(other)));
-                None
-            }
+            None => Ok(None),
+            Some((Value::String(text), at)) => Ok(Some((text, at))),
+            Some((other, at)) => Err(faults.add(&at, format!("must be a string, not {}", kind(other)))),
         }
     }
 
-    /// The text `name`, which must be there; `None` after a fault.
-    pub(super) fn required_text(&self, name: &'static str, faults: &mut Faults) -> Option<(&'a str, At<'a>)> {
-        let text = self.text(name, faults)?;
-        if text.is_none() {
-            faults.add(&self.at_member(name), "is required");
-        }
-        text
+    /// The text `name`, which must be there.
+    pub(super) fn required_text(&self, name: &'static str, faults: &mut Faults) -> Result<(&'a str, At<'a>), Noted> {
+        self.text(name, faults)?.ok_or_else(|| faults.add(&self.at_member(name), "is required"))
     }
 
-    /// A text that is one of `allowed`: `Some(None)` if it is absent, `None` after a fault.
+    /// A text that is one of `allowed`, if it is there.
     pub(super) fn choice<T: FromStr>(
         &self,
         name: &'static str,
         allowed: &str,
         faults: &mut Faults,
-    ) -> Option<Option<T>> {
+    ) -> Result<Option<T>, Noted> {
         let Some((text, at)) = self.text(name, faults)? else {
-            return Some(None);
+            return Ok(None);
         };
-        let choice = text.parse().ok();
-        if choice.is_none() {
-            faults.add(&at, format!("must be {allowed}"));
-        }
-        choice.map(Some)
+        text.parse().map(Some).map_err(|_| faults.add(&at, format!("must be {allowed}")))
     }
 }
 

@@ -4,7 +4,7 @@
 use serde_json::Value;
 use url::Url;
 
-use super::at::{At, Faults};
+use super::at::{At, Faults, Noted};
 use super::fields::{Fields, Known, kind};
 use crate::domain::spec::{MAX_REFERENCES, Reference, ReferenceMode};
 
@@ -48,7 +48,7 @@ pub(super) fn read_list(value: &Value, at: &At<'_>, faults: &mut Faults) -> Vec<
         faults.add(at, format!("must be an array, not {}", kind(value)));
         return Vec::new();
     };
-    list.iter().enumerate().filter_map(|(index, value)| read_one(value, &at.index(index), faults)).collect()
+    list.iter().enumerate().filter_map(|(index, value)| read_one(value, &at.index(index), faults).ok()).collect()
 }
 
 /// An item's own references, then the pack's, each once: the first of two with the same address or
@@ -77,26 +77,25 @@ fn same(one: &Draft, other: &Draft) -> bool {
     one.normal == other.normal || (one.sha256.is_some() && one.sha256 == other.sha256)
 }
 
-/// A reference as a bare address or as an object; `None` after a fault.
-fn read_one(value: &Value, at: &At<'_>, faults: &mut Faults) -> Option<Draft> {
+/// A reference as a bare address or as an object.
+fn read_one(value: &Value, at: &At<'_>, faults: &mut Faults) -> Result<Draft, Noted> {
     if let Value::String(text) = value {
         let normal = read_url(text, at, faults)?;
-        return Some(Draft { url: text.clone(), normal, mode: None, sha256: None });
+        return Ok(Draft { url: text.clone(), normal, mode: None, sha256: None });
     }
     if !value.is_object() {
-        faults.add(at, format!("must be a URL or an object with one, not {}", kind(value)));
-        return None;
+        return Err(faults.add(at, format!("must be a URL or an object with one, not {}", kind(value))));
     }
     let fields = Fields::of(value, at, REFERENCE, faults)?;
-    let url = fields.required_text("url", faults).and_then(|(text, at)| Some((text, read_url(text, &at, faults)?)));
+    let url = fields.required_text("url", faults).and_then(|(text, at)| Ok((text, read_url(text, &at, faults)?)));
     let mode = fields.choice("mode", MODES, faults);
     let sha256 = read_sha256(&fields, faults);
     let (url, normal) = url?;
-    Some(Draft { url: url.to_owned(), normal, mode: mode?, sha256: sha256? })
+    Ok(Draft { url: url.to_owned(), normal, mode: mode?, sha256: sha256? })
 }
 
 /// The normal form of an absolute web address without user info.
-fn read_url(text: &str, at: &At<'_>, faults: &mut Faults) -> Option<String> {
+fn read_url(text: &str, at: &At<'_>, faults: &mut Faults) -> Result<String, Noted> {
     // The parser would drop white space and control characters in silence.
     let odd = |c: char| c.is_whitespace() || c.is_control();
     let fault = if text.chars().count() > MAX_URL_CHARS {
@@ -113,21 +112,19 @@ fn read_url(text: &str, at: &At<'_>, faults: &mut Faults) -> Option<String> {
                 "must not contain a user name or a password".to_owned()
             }
             Ok(url) if url.host_str().is_none_or(str::is_empty) => "must name a host".to_owned(),
-            Ok(url) => return Some(url.into()),
+            Ok(url) => return Ok(url.into()),
         }
     };
-    faults.add(at, fault);
-    None
+    Err(faults.add(at, fault))
 }
 
-/// The hash in lower case: `Some(None)` if there is none, `None` after a fault.
-fn read_sha256(fields: &Fields<'_>, faults: &mut Faults) -> Option<Option<String>> {
+/// The hash in lower case, if there is one.
+fn read_sha256(fields: &Fields<'_>, faults: &mut Faults) -> Result<Option<String>, Noted> {
     let Some((text, at)) = fields.text("sha256", faults)? else {
-        return Some(None);
+        return Ok(None);
     };
     if text.len() != SHA256_DIGITS || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-        faults.add(&at, format!("must be {SHA256_DIGITS} hex digits"));
-        return None;
+        return Err(faults.add(&at, format!("must be {SHA256_DIGITS} hex digits")));
     }
-    Some(Some(text.to_ascii_lowercase()))
+    Ok(Some(text.to_ascii_lowercase()))
 }

@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod body;
 pub mod describe;
+pub mod etag;
 pub mod extract;
 pub mod images;
 pub mod pictures;

@@ -51,7 +51,11 @@ pub async fn answer(State(state): State<AppState>, request: Request, next: Next)
         headers.insert(REQUEST_ID, id);
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-cache"));
         let latency = state.clock.monotonic().saturating_sub(begun);
-        tracing::info!(status = response.status().as_u16(), latency_ms = latency.as_secs_f64() * 1e3, "answered");
+        tracing::info!(
+            status = response.status().as_u16(),
+            latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX),
+            "answered"
+        );
         response
     }
     .instrument(span)

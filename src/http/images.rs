@@ -5,11 +5,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
-use axum::http::header::LOCATION;
+use axum::http::header::{ETAG, LOCATION};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::body::{self, Accepted, Rules};
+use super::etag::Tag;
 use super::extract::{Caller, Parameters, batch_id, idempotency_key};
 use super::problem::Problem;
 use super::schema::BatchBody;
@@ -173,24 +174,34 @@ pub async fn list(
         ("batchId" = String, Path, description = "`bat_` and a ULID"),
         ("limit" = Option<u32>, Query, description = "Items, 1-1000; 100 unless given", minimum = 1, maximum = 1000),
         ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before"),
+        ("If-None-Match" = Option<String>, Header, description = "An `ETag` of this page"),
     ),
     responses(
-        (status = 200, description = "The batch", body = BatchView),
+        (status = 200, description = "The batch", body = BatchView, headers(
+            ("ETag" = String, description = "Weak: the same while the batch is; for `If-None-Match`"),
+        )),
+        (status = 304, description = "The client has it, and its links live on for five minutes or more"),
         (status = 400, description = "`invalid_request`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not_found`, also for another user's batch", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub async fn get(
-    State(batches): State<Arc<Batches>>,
+    State(state): State<AppState>,
     Caller(caller): Caller,
     Path(batch): Path<String>,
     mut parameters: Parameters,
-) -> Result<Json<BatchView>, Problem> {
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let batch = batch_id(&batch)?;
     let page = parameters.page(ITEM_PAGE.0, ITEM_PAGE.1);
     parameters.finish()?;
-    Ok(Json(batches.get(&caller, batch, &page).await?))
+    let view = state.batches.get(&caller, batch, &page).await?;
+    let tag = Tag::of(&view);
+    if let Some(had) = tag.still_good(&headers, state.clock.now()) {
+        return Ok((StatusCode::NOT_MODIFIED, [(ETAG, header(had.header())?)]).into_response());
+    }
+    Ok(([(ETAG, header(tag.header())?)], Json(view)).into_response())
 }
 
 /// Stops what has not started and releases its money. A finished batch stays as it is.

@@ -103,3 +103,87 @@ async fn serve_connection(stream: TcpStream, router: Router, draining: Cancellat
         tracing::debug!(error = &error as &(dyn std::error::Error + 'static), "connection broke");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    struct Served {
+        address: std::net::SocketAddr,
+        draining: CancellationToken,
+        tracker: TaskTracker,
+        accepting: tokio::task::JoinHandle<io::Result<()>>,
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test has no lifecycle")]
+    async fn start(router: Router) -> Served {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (draining, tracker) = (CancellationToken::new(), TaskTracker::new());
+        let (token, tasks) = (draining.clone(), tracker.clone());
+        let accepting = tokio::spawn(async move { serve(listener, router, token, &tasks).await });
+        Served { address, draining, tracker, accepting }
+    }
+
+    async fn send(address: std::net::SocketAddr, request: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    }
+
+    async fn read_all(mut stream: TcpStream) -> String {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn draining_lets_the_open_request_finish_and_takes_no_other() {
+        let (entered, leave) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (enter, left) = (Arc::clone(&entered), Arc::clone(&leave));
+        let handler = move || {
+            let (enter, left) = (Arc::clone(&enter), Arc::clone(&left));
+            async move {
+                enter.notify_one();
+                left.notified().await;
+                "done"
+            }
+        };
+        let served = start(Router::new().route("/", get(handler))).await;
+        let open = send(served.address, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        entered.notified().await;
+        served.draining.cancel();
+        served.accepting.await.unwrap().unwrap();
+        assert!(TcpStream::connect(served.address).await.is_err());
+        leave.notify_one();
+        let answer = read_all(open).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("done"), "{answer}");
+        served.tracker.close();
+        served.tracker.wait().await;
+    }
+
+    #[tokio::test]
+    async fn draining_closes_a_connection_that_waits_for_its_next_request() {
+        let served = start(Router::new().route("/", get(|| async { "done" }))).await;
+        let mut idle = send(served.address, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let mut first = [0; 12];
+        idle.read_exact(&mut first).await.unwrap();
+        served.draining.cancel();
+        assert!(read_all(idle).await.ends_with("done"));
+        served.tracker.close();
+        served.tracker.wait().await;
+    }
+
+    #[tokio::test]
+    async fn a_header_beyond_all_bounds_is_refused_unread() {
+        let served = start(Router::new()).await;
+        let header = "x".repeat(MAX_HEADER_BYTES);
+        let stream = send(served.address, &format!("GET / HTTP/1.1\r\nhost: a\r\nx: {header}\r\n\r\n")).await;
+        assert!(read_all(stream).await.starts_with("HTTP/1.1 431"));
+        served.draining.cancel();
+    }
+}

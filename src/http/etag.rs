@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn a_client_keeps_its_links_until_they_have_less_than_five_minutes_left() {
         let had = Tag::of(&view("/assets/old", Duration::from_mins(10), 4));
-        let has = Tag::of(&view("/assets/new", Duration::from_mins(60), 4));
+        let has = Tag::of(&view("/assets/new", Duration::from_hours(1), 4));
         let headers = given(&format!("\"other\", {}", had.header()));
         assert_eq!(has.still_good(&headers, NOW), Some(had.clone()));
         assert_eq!(has.still_good(&headers, NOW.after(Duration::from_mins(5))), Some(had));
@@ -145,14 +145,14 @@ mod tests {
 
     #[test]
     fn a_batch_that_went_on_has_another_tag() {
-        let had = Tag::of(&view("/assets/a", Duration::from_mins(60), 4));
-        let has = Tag::of(&view("/assets/a", Duration::from_mins(60), 5));
+        let had = Tag::of(&view("/assets/a", Duration::from_hours(1), 4));
+        let has = Tag::of(&view("/assets/a", Duration::from_hours(1), 5));
         assert_eq!(has.still_good(&given(&had.header()), NOW), None);
     }
 
     #[test]
     fn a_tag_that_hides_that_its_links_end_is_not_good() {
-        let has = Tag::of(&view("/assets/a", Duration::from_mins(60), 4));
+        let has = Tag::of(&view("/assets/a", Duration::from_hours(1), 4));
         let forged = format!("W/\"{}-0\"", has.hash);
         assert_eq!(has.still_good(&given(&forged), NOW), None);
         for odd in ["", "*", "W/", "\"", "W/\"x\"", "W/\"-\""] {

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use super::extract::{self, Caller, batch_id};
 use super::images::header;
 use super::problem::{Code, Problem};
+use super::schema::PictureBytes;
 use crate::assets::{AssetError, AssetStore, SignedQuery};
 use crate::clock::Clock;
 use crate::domain::ids::UserId;
@@ -87,7 +88,7 @@ async fn redirect(
         ("signature" = String, Query, description = "Proves the other two and the object"),
     ),
     responses(
-        (status = 200, description = "The picture", content((Vec<u8> = "image/png"), (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/webp"))),
+        (status = 200, description = "The picture", content((PictureBytes = "image/png"), (PictureBytes = "image/jpeg"), (PictureBytes = "image/webp"))),
         (status = 404, description = "`not_found`, also if the link has expired", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
     ),

@@ -186,6 +186,7 @@ pub struct Problem {
 /// What only some kinds of error say.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = ProblemMembers)]
 struct Members {
     /// With `budget_exceeded`: what the batch would reserve. US dollars.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,6 +1,5 @@
-//! What `/openapi.json` says of the body of `POST /images`. Documentation alone: `body` reads it.
-//!
-//! A test there holds the two together.
+//! What `/openapi.json` says of bodies that no type of ours reads or writes: above all that of
+//! `POST /images`. Documentation alone: `body` reads it, and a test in `describe` holds the two together.
 
 use utoipa::ToSchema;
 
@@ -94,3 +93,8 @@ pub enum ReferenceModeBody {
     /// Its style and how it is composed.
     StyleAndComposition,
 }
+
+/// The bytes of a picture.
+#[derive(serde::Serialize, ToSchema)]
+#[schema(value_type = String, format = Binary)]
+pub struct PictureBytes(Vec<u8>);

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod durable;
+pub mod http;
 pub mod ledger;
 pub mod lifecycle;
 pub mod net;

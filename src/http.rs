@@ -1,0 +1,103 @@
+//! The HTTP contract: routes, what they take, what they answer.
+//!
+//! Handlers extract, call one service method and render; they decide nothing. May call `service`,
+//! `domain`, `clock`, `telemetry` and the assets port; refuses to know a store, a provider or an
+//! adapter. Every answer that is an error is a [`problem::Problem`].
+
+pub mod answer;
+pub mod body;
+pub mod describe;
+pub mod etag;
+pub mod extract;
+pub mod images;
+pub mod pictures;
+pub mod prefer;
+pub mod problem;
+pub mod progress;
+pub mod schema;
+pub mod serve;
+pub mod status;
+pub mod upload;
+
+use std::sync::Arc;
+
+use axum::extract::FromRef;
+use axum::{Extension, Router, middleware};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::assets::AssetStore;
+use crate::clock::Clock;
+use crate::service::batches::Batches;
+use crate::service::feed::Feeds;
+use crate::service::health::Health;
+use crate::telemetry::Counters;
+
+/// What requests are bounded by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Most rows of a batch.
+    pub max_rows: u32,
+    /// Most pictures a row.
+    pub max_variants: u32,
+    /// Most bytes of a body.
+    pub max_body_bytes: usize,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self { max_rows: 1_000, max_variants: 3, max_body_bytes: 16 << 20 }
+    }
+}
+
+/// Everything that handlers need.
+#[derive(Clone)]
+pub struct AppState {
+    /// The use cases of batches.
+    pub batches: Arc<Batches>,
+    /// Progress streams.
+    pub feeds: Arc<Feeds>,
+    /// Whether the parts answer.
+    pub health: Arc<Health>,
+    /// Local pictures.
+    pub assets: Arc<dyn AssetStore>,
+    /// The counters of this process.
+    pub counters: Arc<Counters>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// What requests are bounded by.
+    pub limits: HttpLimits,
+    /// The model of a batch that names none.
+    pub default_model: Arc<str>,
+    /// Whether progress streams are switched on.
+    pub sse_enabled: bool,
+}
+
+macro_rules! from_state {
+    ($($field:ident: $type:ty,)+) => {
+        $(impl FromRef<AppState> for $type {
+            fn from_ref(state: &AppState) -> Self {
+                state.$field.clone()
+            }
+        })+
+    };
+}
+
+from_state! {
+    batches: Arc<Batches>,
+    feeds: Arc<Feeds>,
+    health: Arc<Health>,
+    assets: Arc<dyn AssetStore>,
+    counters: Arc<Counters>,
+    clock: Arc<dyn Clock>,
+    limits: HttpLimits,
+}
+
+/// Every route, ready to be served.
+pub fn router(state: AppState) -> Router {
+    let (routes, description) = describe::routes();
+    routes
+        .layer(Extension(Arc::new(description)))
+        .layer(CatchPanicLayer::custom(answer::after_panic))
+        .layer(middleware::from_fn_with_state(state.clone(), answer::answer))
+        .with_state(state)
+}

@@ -1,0 +1,101 @@
+//! From the bytes of `POST /images` to a [`BatchSpec`], or to everything that is wrong with them.
+//!
+//! Works on values by hand, because a derived reader stops at the first fault and cannot point at
+//! it. Pure: reads no clock, calls nobody. Whether the model can be used is for the service to say.
+//!
+//! Input is camelCase or the original service's names; both at once is a fault. An explicit `null`
+//! in an optional field counts as absent. The files: [`at`] where a fault is, [`json`] the strict
+//! reader, [`fields`] one object, [`items`] its rows, [`references`] its pictures, [`hash`] what a
+//! repeated request is recognised by.
+
+mod at;
+mod fields;
+mod hash;
+mod items;
+mod json;
+mod references;
+
+use serde_json::Value;
+
+use self::at::{At, Faults, Noted};
+use self::fields::{Fields, Known};
+#[cfg(test)]
+pub(super) use self::{items::ITEM, references::REFERENCE};
+use super::problem::Fault;
+use crate::domain::spec::{BatchSpec, RunMode};
+
+/// Longest name of a model, in characters. Real ones have about 30.
+const MAX_MODEL_CHARS: usize = 100;
+
+/// The bounds that a body is checked against.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'a> {
+    /// Most rows.
+    pub max_rows: u32,
+    /// Most pictures a row.
+    pub max_variants: u32,
+    /// The model of a batch that names none.
+    pub default_model: &'a str,
+}
+
+/// A body without faults.
+#[derive(Debug)]
+pub struct Accepted {
+    /// What is asked for.
+    pub spec: BatchSpec,
+    /// The same for every body that asks for the same, however it is written.
+    pub request_hash: String,
+}
+
+/// Reads and checks a JSON body.
+///
+/// # Errors
+/// Everything that is wrong with it: at most a hundred faults, and one more that counts the rest.
+pub fn check(body: &[u8], rules: Rules<'_>) -> Result<Accepted, Vec<Fault>> {
+    let mut faults = Faults::default();
+    let value = match json::read(body, rules.max_rows, &mut faults) {
+        Ok(value) => value,
+        Err(reason) => {
+            return Err(vec![Fault::in_body(String::new(), reason)]);
+        }
+    };
+    let batch = read_batch(&value, rules, &mut faults);
+    faults.finish()?;
+    batch.map_err(|Noted| vec![Fault::in_body(String::new(), "cannot be read as a batch")])
+}
+
+pub(super) const BATCH: Known =
+    &[&["runMode", "run_mode"], &["model"], &["referencePack", "ref_pack_public_urls"], &["items"]];
+
+fn read_batch(value: &Value, rules: Rules<'_>, faults: &mut Faults) -> Result<Accepted, Noted> {
+    let root = At::Root;
+    let fields = Fields::of(value, &root, BATCH, faults)?;
+    let run_mode = fields.choice("runMode", "dry_run or live", faults);
+    let model = read_model(&fields, faults);
+    let pack = fields.get("referencePack");
+    let pack = pack.map(|(value, at)| references::read_pack(value, &at, faults)).unwrap_or_default();
+    let items = items::read(&fields, &pack, rules, faults);
+
+    let requested = model?;
+    let spec = BatchSpec {
+        run_mode: run_mode?.unwrap_or(RunMode::DryRun),
+        model: requested.unwrap_or(rules.default_model).to_owned(),
+        items: items?,
+    };
+    let request_hash = hash::of(&spec, requested);
+    Ok(Accepted { spec, request_hash })
+}
+
+/// The model by name, if one is named.
+fn read_model<'a>(fields: &Fields<'a>, faults: &mut Faults) -> Result<Option<&'a str>, Noted> {
+    let Some((text, at)) = fields.text("model", faults)? else {
+        return Ok(None);
+    };
+    if text.is_empty() || text.chars().count() > MAX_MODEL_CHARS || text.chars().any(char::is_control) {
+        return Err(faults.add(&at, format!("must be the name of a model, at most {MAX_MODEL_CHARS} characters")));
+    }
+    Ok(Some(text))
+}
+
+#[cfg(test)]
+mod tests;

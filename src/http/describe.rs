@@ -1,0 +1,143 @@
+//! The routes and their description, from one list, so that they cannot differ.
+
+use std::sync::Arc;
+
+use axum::{Extension, Json, Router};
+use utoipa::OpenApi as _;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{AppState, images, pictures, progress, status};
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "orchestrator",
+        description = "Makes pictures in batches with paid image models. Every error is an \
+            `application/problem+json` body (RFC 9457) with a stable `code`. Changes only add: ignore members and \
+            event types you do not know.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    tags(
+        (name = "batches", description = "Submit, read and cancel batches"),
+        (name = "pictures", description = "Links to pictures, and the pictures themselves"),
+        (name = "progress", description = "Server-sent events"),
+        (name = "service", description = "Health, counters, this description"),
+    ),
+)]
+struct Contract;
+
+/// Every route, and what `/openapi.json` says of them.
+pub fn routes() -> (Router<AppState>, OpenApi) {
+    let (router, mut description) = OpenApiRouter::with_openapi(Contract::openapi())
+        .routes(routes!(images::submit, images::list))
+        .routes(routes!(images::get))
+        .routes(routes!(images::cancel))
+        .routes(routes!(images::budget))
+        .routes(routes!(progress::events, progress::events_head))
+        .routes(routes!(progress::progress, progress::progress_head))
+        .routes(routes!(pictures::picture))
+        .routes(routes!(pictures::thumbnail))
+        .routes(routes!(pictures::asset))
+        .routes(routes!(status::healthz))
+        .routes(routes!(status::health))
+        .routes(routes!(status::readyz))
+        .routes(routes!(status::ready))
+        .routes(routes!(status::metrics_lite))
+        .routes(routes!(openapi))
+        .split_for_parts();
+    // OpenAPI has no wildcards.
+    let paths = std::mem::take(&mut description.paths.paths);
+    description.paths.paths = paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
+    (router, description)
+}
+
+/// This description.
+#[utoipa::path(get, path = "/openapi.json", tag = "service", responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
+async fn openapi(Extension(description): Extension<Arc<OpenApi>>) -> Json<Arc<OpenApi>> {
+    Json(description)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::http::body;
+
+    fn description() -> Value {
+        serde_json::to_value(routes().1).unwrap()
+    }
+
+    #[test]
+    fn every_route_is_described() {
+        let description = description();
+        let mut described = Vec::new();
+        for (path, item) in description["paths"].as_object().unwrap() {
+            for method in item.as_object().unwrap().keys() {
+                described.push(format!("{method} {path}"));
+            }
+        }
+        described.sort();
+        insta::assert_json_snapshot!(described, @r#"
+        [
+          "get /assets/{path}",
+          "get /budget",
+          "get /health",
+          "get /healthz",
+          "get /images",
+          "get /images/{batchId}",
+          "get /images/{batchId}/events",
+          "get /images/{batchId}/items/{sceneId}/{variant}",
+          "get /images/{batchId}/items/{sceneId}/{variant}/thumbnail",
+          "get /metrics-lite",
+          "get /openapi.json",
+          "get /progress/{batchId}",
+          "get /ready",
+          "get /readyz",
+          "head /images/{batchId}/events",
+          "head /progress/{batchId}",
+          "post /images",
+          "post /images/{batchId}/cancel"
+        ]
+        "#);
+        assert!(description["openapi"].as_str().unwrap().starts_with("3.1"));
+    }
+
+    #[test]
+    fn the_described_body_has_the_members_that_are_read() {
+        let description = description();
+        for (schema, known) in
+            [("BatchBody", body::BATCH), ("ItemBody", body::ITEM), ("ReferenceObject", body::REFERENCE)]
+        {
+            let members = description["components"]["schemas"][schema]["properties"].as_object().unwrap();
+            let mut read: Vec<_> = known.iter().map(|spellings| spellings[0]).collect();
+            read.sort_unstable();
+            let mut described: Vec<_> = members.keys().map(String::as_str).collect();
+            described.sort_unstable();
+            assert_eq!(described, read, "{schema}");
+        }
+    }
+
+    #[test]
+    fn every_reference_in_the_description_leads_somewhere() {
+        fn visit<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+            match value {
+                Value::Object(members) => {
+                    found.extend(members.get("$ref").and_then(Value::as_str));
+                    members.values().for_each(|value| visit(value, found));
+                }
+                Value::Array(values) => values.iter().for_each(|value| visit(value, found)),
+                _ => {}
+            }
+        }
+        let description = description();
+        let mut found = Vec::new();
+        visit(&description, &mut found);
+        assert!(found.len() > 20);
+        for reference in found {
+            assert!(description.pointer(&reference[1..]).is_some(), "{reference}");
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Batches: submit, list, read, cancel; and the day's money.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::header::{ETAG, LOCATION};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use super::body::{self, Accepted, Rules};
+use super::etag::Tag;
+use super::extract::{Caller, Parameters, batch_id, idempotency_key};
+use super::problem::Problem;
+use super::schema::BatchBody;
+use super::{AppState, prefer, upload};
+use crate::domain::ids::{BatchId, UserId};
+use crate::domain::spec::RunMode;
+use crate::service::batches::{Batches, Idempotency, Page};
+use crate::service::view::{BatchListView, BatchView, BudgetView, EstimateView};
+
+/// Batches in a page of the list: unless asked otherwise, and at most.
+const LIST_PAGE: (u32, u32) = (50, 200);
+/// Items in a page of a batch: unless asked otherwise, and at most.
+const ITEM_PAGE: (u32, u32) = (100, 1_000);
+/// Bodies above this are checked on a thread that may take its time.
+const CHECKED_IN_PLACE: usize = 256 << 10;
+
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// Submits a batch. Without `"runMode": "live"` it is only priced.
+#[utoipa::path(
+    post, path = "/images", tag = "batches",
+    request_body(content = BatchBody, content_type = "application/json"),
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "1-255 visible ASCII characters; the same key with the same body makes one batch. Remembered for 24 h"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the batch has ended, after N seconds at the latest (at most 600)"),
+    ),
+    responses(
+        (status = 200, description = "A dry run: what the batch would reserve; nothing was written. Or a live batch that ended while the client waited", body = SubmitAnswer),
+        (status = 202, description = "The batch is accepted", body = BatchView, headers(
+            ("Location" = String, description = "The batch"),
+            ("Idempotent-Replayed" = Option<String>, description = "`true` if an earlier request with this key made it"),
+            ("Preference-Applied" = Option<String>, description = "`wait=N`"),
+        )),
+        (status = 400, description = "`invalid_request`, with every fault at once", body = Problem, content_type = "application/problem+json"),
+        (status = 402, description = "`budget_exceeded`: nothing was written", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`live_disabled`", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "`request_timeout`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`idempotency_in_progress`", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "`payload_too_large`", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "`unsupported_media_type`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`idempotency_key_reused`, `model_unknown`, `model_retired` or `size_unpriced`", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn submit(
+    State(state): State<AppState>,
+    Caller(caller): Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let body = upload::read_json(&headers, body, state.limits.max_body_bytes).await?;
+    let (key, accepted) = check(&state, &headers, body).await?;
+    if accepted.spec.run_mode == RunMode::DryRun {
+        return Ok(Json(state.batches.estimate(&accepted.spec)?).into_response());
+    }
+    let idempotency = key.map(|key| Idempotency { key, request_hash: accepted.request_hash });
+    let submitted = state.batches.submit(&caller, accepted.spec, idempotency).await?;
+    let mut response = answer_accepted(&state.batches, &caller, submitted.batch, &headers).await?;
+    if submitted.replayed {
+        response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+/// The two answers that have status 200.
+#[derive(serde::Serialize, utoipa::ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes the contract; the handler renders the views")]
+enum SubmitAnswer {
+    Estimate(EstimateView),
+    Batch(BatchView),
+}
+
+/// Everything that is wrong with a submission is told at once, its header and its body.
+async fn check(state: &AppState, headers: &HeaderMap, body: Bytes) -> Result<(Option<String>, Accepted), Problem> {
+    let (limits, default_model) = (state.limits, Arc::clone(&state.default_model));
+    let large = body.len() > CHECKED_IN_PLACE;
+    let check = move || {
+        let rules =
+            Rules { max_rows: limits.max_rows, max_variants: limits.max_variants, default_model: &default_model };
+        body::check(&body, rules)
+    };
+    let checked = if large { tokio::task::spawn_blocking(check).await.map_err(stopped)? } else { check() };
+    match (idempotency_key(headers), checked) {
+        (Ok(key), Ok(accepted)) => Ok((key, accepted)),
+        (Err(fault), Ok(_)) => Err(Problem::invalid(vec![fault])),
+        (Ok(_), Err(faults)) => Err(Problem::invalid(faults)),
+        (Err(fault), Err(faults)) => Err(Problem::invalid(std::iter::once(fault).chain(faults).collect())),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used as the argument of map_err")]
+fn stopped(error: tokio::task::JoinError) -> Problem {
+    tracing::error!(%error, "checking a body stopped");
+    Problem::internal()
+}
+
+/// The batch as it is now, or as it is when the client's patience or the batch ends.
+async fn answer_accepted(
+    batches: &Batches,
+    caller: &UserId,
+    batch: BatchId,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let wait = prefer::wait(headers);
+    let ended = match wait {
+        Some(span) => batches.wait(caller, batch, span).await?,
+        None => false,
+    };
+    let view = batches.get(caller, batch, &Page { limit: ITEM_PAGE.0, cursor: None }).await?;
+    let status = if ended { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let mut response = (status, Json(view)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(LOCATION, header(format!("/images/{batch}"))?);
+    if let Some(span) = wait {
+        headers.insert(PREFERENCE_APPLIED, header(format!("wait={}", span.as_secs()))?);
+    }
+    Ok(response)
+}
+
+/// A header's value.
+///
+/// # Errors
+/// `internal`, if the text is not fit for a header.
+pub(super) fn header(text: String) -> Result<HeaderValue, Problem> {
+    HeaderValue::try_from(text).map_err(|error| {
+        tracing::error!(%error, "a text is not fit for a header");
+        Problem::internal()
+    })
+}
+
+/// Lists the caller's batches, newest first, without their items.
+#[utoipa::path(
+    get, path = "/images", tag = "batches",
+    params(
+        ("limit" = Option<u32>, Query, description = "1-200", minimum = 1, maximum = 200),
+        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before"),
+        ("state" = Option<crate::domain::state::BatchState>, Query, description = "Only batches in this state"),
+    ),
+    responses(
+        (status = 200, description = "A page of batches", body = BatchListView),
+        (status = 400, description = "`invalid_request`", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn list(
+    State(batches): State<Arc<Batches>>,
+    Caller(caller): Caller,
+    mut parameters: Parameters,
+) -> Result<Json<BatchListView>, Problem> {
+    let (page, state) = (parameters.page(LIST_PAGE.0, LIST_PAGE.1), parameters.state());
+    parameters.finish()?;
+    Ok(Json(batches.list(&caller, state, &page).await?))
+}
+
+/// Reads a batch with a page of its items; every link is fresh.
+#[utoipa::path(
+    get, path = "/images/{batchId}", tag = "batches",
+    params(
+        ("batchId" = String, Path, description = "`bat_` and a ULID"),
+        ("limit" = Option<u32>, Query, description = "Items, 1-1000; 100 unless given", minimum = 1, maximum = 1000),
+        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before"),
+        ("If-None-Match" = Option<String>, Header, description = "An `ETag` of this page"),
+    ),
+    responses(
+        (status = 200, description = "The batch", body = BatchView, headers(
+            ("ETag" = String, description = "Weak: the same while the batch is; for `If-None-Match`"),
+        )),
+        (status = 304, description = "The client has it, and its links live on for five minutes or more"),
+        (status = 400, description = "`invalid_request`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`not_found`, also for another user's batch", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn get(
+    State(state): State<AppState>,
+    Caller(caller): Caller,
+    Path(batch): Path<String>,
+    mut parameters: Parameters,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let batch = batch_id(&batch)?;
+    let page = parameters.page(ITEM_PAGE.0, ITEM_PAGE.1);
+    parameters.finish()?;
+    let view = state.batches.get(&caller, batch, &page).await?;
+    let tag = Tag::of(&view);
+    if let Some(had) = tag.still_good(&headers, state.clock.now()) {
+        return Ok((StatusCode::NOT_MODIFIED, [(ETAG, header(had.header())?)]).into_response());
+    }
+    Ok(([(ETAG, header(tag.header())?)], Json(view)).into_response())
+}
+
+/// Stops what has not started and releases its money. A finished batch stays as it is.
+#[utoipa::path(
+    post, path = "/images/{batchId}/cancel", tag = "batches",
+    params(("batchId" = String, Path, description = "`bat_` and a ULID")),
+    responses(
+        (status = 200, description = "The batch as it is now", body = BatchView),
+        (status = 404, description = "`not_found`, also for another user's batch", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn cancel(
+    State(batches): State<Arc<Batches>>,
+    Caller(caller): Caller,
+    Path(batch): Path<String>,
+) -> Result<Json<BatchView>, Problem> {
+    let batch = batch_id(&batch)?;
+    batches.cancel(&caller, batch).await?;
+    Ok(Json(batches.get(&caller, batch, &Page { limit: ITEM_PAGE.0, cursor: None }).await?))
+}
+
+/// The day's money: of everyone, and the caller's own where users have limits.
+#[utoipa::path(
+    get, path = "/budget", tag = "batches",
+    responses(
+        (status = 200, description = "The day's money", body = BudgetView),
+        (status = "default", description = "Any error", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn budget(State(batches): State<Arc<Batches>>, Caller(caller): Caller) -> Result<Json<BudgetView>, Problem> {
+    Ok(Json(batches.budget(&caller).await?))
+}

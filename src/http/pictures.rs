@@ -1,0 +1,161 @@
+//! Lasting addresses that redirect to fresh links, and the local pictures behind such links.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, LOCATION,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use axum::response::{IntoResponse, Response};
+
+use super::extract::{self, Caller, batch_id};
+use super::images::header;
+use super::problem::{Code, Problem};
+use super::schema::PictureBytes;
+use crate::assets::{AssetError, AssetStore, SignedQuery};
+use crate::clock::Clock;
+use crate::domain::ids::UserId;
+use crate::domain::time::Timestamp;
+use crate::service::batches::Batches;
+
+/// Redirects to a fresh link to a picture. This address lasts as long as the picture.
+#[utoipa::path(
+    get, path = "/images/{batchId}/items/{sceneId}/{variant}", tag = "pictures",
+    params(
+        ("batchId" = String, Path, description = "`bat_` and a ULID"),
+        ("sceneId" = String, Path, description = "The row"),
+        ("variant" = u32, Path, description = "The picture in the row, from 1", minimum = 1),
+    ),
+    responses(
+        (status = 302, description = "To a fresh link; may be cached as long as the link lives on for a while", headers(("Location" = String))),
+        (status = 404, description = "`not_found`, or `not_ready` before the picture is made", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn picture(
+    State(batches): State<Arc<Batches>>,
+    Caller(caller): Caller,
+    Path((batch, scene, variant)): Path<(String, String, String)>,
+) -> Result<Response, Problem> {
+    redirect(&batches, &caller, [&batch, &scene, &variant], false).await
+}
+
+/// Redirects to a fresh link to a picture's thumbnail.
+#[utoipa::path(
+    get, path = "/images/{batchId}/items/{sceneId}/{variant}/thumbnail", tag = "pictures",
+    params(
+        ("batchId" = String, Path, description = "`bat_` and a ULID"),
+        ("sceneId" = String, Path, description = "The row"),
+        ("variant" = u32, Path, description = "The picture in the row, from 1", minimum = 1),
+    ),
+    responses(
+        (status = 302, description = "To a fresh link; may be cached as long as the link lives on for a while", headers(("Location" = String))),
+        (status = 404, description = "`not_found`, or `not_ready` before the picture is made", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn thumbnail(
+    State(batches): State<Arc<Batches>>,
+    Caller(caller): Caller,
+    Path((batch, scene, variant)): Path<(String, String, String)>,
+) -> Result<Response, Problem> {
+    redirect(&batches, &caller, [&batch, &scene, &variant], true).await
+}
+
+async fn redirect(
+    batches: &Batches,
+    caller: &UserId,
+    [batch, scene, variant]: [&str; 3],
+    thumbnail: bool,
+) -> Result<Response, Problem> {
+    let batch = batch_id(batch)?;
+    let (scene, variant) = extract::picture(scene, variant)?;
+    let link = batches.picture_link(caller, batch, &scene, variant, thumbnail).await?;
+    let cache = format!("private, max-age={}", link.max_age.as_secs());
+    Ok((StatusCode::FOUND, [(LOCATION, header(link.url)?), (CACHE_CONTROL, header(cache)?)]).into_response())
+}
+
+/// Serves a local picture to whoever has a signed link to it.
+#[utoipa::path(
+    get, path = "/assets/{*path}", tag = "pictures",
+    params(
+        ("path" = String, Path, description = "The object"),
+        ("expires" = i64, Query, description = "When the link stops working, in Unix milliseconds"),
+        ("name" = String, Query, description = "The file name to save it under"),
+        ("signature" = String, Query, description = "Proves the other two and the object"),
+    ),
+    responses(
+        (status = 200, description = "The picture", content((PictureBytes = "image/png"), (PictureBytes = "image/jpeg"), (PictureBytes = "image/webp"))),
+        (status = 404, description = "`not_found`, also if the link has expired", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn asset(
+    State(assets): State<Arc<dyn AssetStore>>,
+    State(clock): State<Arc<dyn Clock>>,
+    Path(object): Path<String>,
+    query: Result<Query<SignedQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Problem> {
+    let gone = || Problem::new(Code::NotFound, "this link does not work, or has expired; the batch has fresh ones");
+    let Ok(Query(query)) = query else {
+        return Err(gone());
+    };
+    let opened = assets.open_signed(&object, &query).await.map_err(unavailable)?;
+    let opened = opened.ok_or_else(gone)?;
+    let left = Timestamp::from_millis(query.expires).since(clock.now());
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static(opened.content_type)),
+        (CONTENT_LENGTH, HeaderValue::from(opened.length)),
+        (CONTENT_DISPOSITION, header(disposition(&query.name))?),
+        (CACHE_CONTROL, header(format!("private, max-age={}", left.as_secs()))?),
+        (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox")),
+    ];
+    Ok((headers, Body::from_stream(opened.body)).into_response())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used as the argument of map_err")]
+fn unavailable(error: AssetError) -> Problem {
+    tracing::error!(error = &error as &(dyn std::error::Error + 'static), "cannot open a picture");
+    match error {
+        AssetError::Unavailable(_) => {
+            Problem::new(Code::Unavailable, "the pictures cannot be read; try again in a while")
+        }
+        AssetError::Conflict(_) => Problem::internal(),
+    }
+}
+
+/// Shown in place, and saved under `name` (RFC 6266): a plain form for old clients, the exact one
+/// beside it where they differ.
+fn disposition(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_. ".contains(c);
+    let fallback: String = name.chars().map(|c| if plain(c) { c } else { '_' }).collect();
+    if fallback == name {
+        return format!("inline; filename=\"{name}\"");
+    }
+    let exact: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
+    // A form writes a space as a plus and leaves a star alone; RFC 8187 knows neither.
+    let exact = exact.replace('+', "%20").replace('*', "%2A");
+    format!("inline; filename=\"{fallback}\"; filename*=UTF-8''{exact}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_name_cannot_break_out_of_its_header() {
+        for (name, expected) in [
+            ("s-001_v1.png", "inline; filename=\"s-001_v1.png\""),
+            ("two words.png", "inline; filename=\"two words.png\""),
+            ("a\"b.png", "inline; filename=\"a_b.png\"; filename*=UTF-8''a%22b.png"),
+            ("a\r\nSet-Cookie: x", "inline; filename=\"a__Set-Cookie_ x\"; filename*=UTF-8''a%0D%0ASet-Cookie%3A%20x"),
+            ("grün*.png", "inline; filename=\"gr_n_.png\"; filename*=UTF-8''gr%C3%BCn%2A.png"),
+        ] {
+            assert_eq!(disposition(name), expected);
+        }
+    }
+}

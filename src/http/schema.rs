@@ -1,0 +1,100 @@
+//! What `/openapi.json` says of bodies that no type of ours reads or writes: above all that of
+//! `POST /images`. Documentation alone: `body` reads it, and a test in `describe` holds the two together.
+
+use utoipa::ToSchema;
+
+/// A batch of pictures to make.
+#[derive(serde::Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "runMode": "live",
+    "items": [{"sceneId": "s-001", "prompt": "product on clean background", "variants": 3}]
+}))]
+pub struct BatchBody {
+    /// `dry_run` prices the batch and writes nothing. Also `run_mode`.
+    #[schema(default = "dry_run")]
+    run_mode: Option<RunModeBody>,
+    /// The service's default model unless given.
+    #[schema(max_length = 100)]
+    model: Option<String>,
+    /// References that every item gets after its own. Also `ref_pack_public_urls`.
+    #[schema(max_items = 6)]
+    reference_pack: Option<Vec<ReferenceBody>>,
+    /// The rows.
+    #[schema(min_items = 1, max_items = 1000)]
+    items: Vec<ItemBody>,
+}
+
+/// Whether money may be spent.
+#[derive(serde::Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RunModeBody {
+    /// Prices the batch.
+    DryRun,
+    /// Makes the pictures.
+    Live,
+}
+
+/// One row.
+#[derive(serde::Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ItemBody {
+    /// The row's name, unique in the batch ignoring case. Also `scene_id`.
+    #[schema(min_length = 1, max_length = 50, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    scene_id: String,
+    /// What to draw.
+    #[schema(min_length = 1, max_length = 4000)]
+    prompt: String,
+    /// How many pictures.
+    #[schema(minimum = 1, maximum = 3, default = 1)]
+    variants: Option<u32>,
+    /// Pictures to go by; at most 6 with those of the pack. Equal ones count once.
+    references: Option<Vec<ReferenceBody>>,
+    /// The mode of every reference of this row that names none, those of the pack too. Also `reference_mode`.
+    #[schema(default = "style_only")]
+    reference_mode: Option<ReferenceModeBody>,
+    /// Width to height: `1:1`, `2:3`, `3:2`, `3:4`, `4:3`, `4:5`, `5:4`, `9:16`, `16:9` or `21:9`. Also `aspect_ratio`.
+    #[schema(default = "1:1")]
+    aspect_ratio: Option<String>,
+    /// The size class: `512`, `1K`, `2K` or `4K`. Also `image_size`.
+    #[schema(default = "1K")]
+    image_size: Option<String>,
+}
+
+/// A picture to go by: an object, or its address alone.
+#[derive(serde::Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum ReferenceBody {
+    /// The address alone.
+    Address(String),
+    /// With what else is known of it.
+    Full(ReferenceObject),
+}
+
+/// A picture to go by.
+#[derive(serde::Serialize, ToSchema)]
+pub struct ReferenceObject {
+    /// An absolute `https://` (or `http://`) address without user info.
+    #[schema(max_length = 2048, format = "uri")]
+    url: String,
+    /// What of it counts; the row's `referenceMode` unless given.
+    mode: Option<ReferenceModeBody>,
+    /// The SHA-256 that its bytes must have, 64 hex digits.
+    #[schema(pattern = "^[0-9a-fA-F]{64}$")]
+    sha256: Option<String>,
+}
+
+/// What of a reference counts.
+#[derive(serde::Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReferenceModeBody {
+    /// Its style alone.
+    StyleOnly,
+    /// Its style and how it is composed.
+    StyleAndComposition,
+}
+
+/// The bytes of a picture.
+#[derive(serde::Serialize, ToSchema)]
+#[schema(value_type = String, format = Binary)]
+pub struct PictureBytes(Vec<u8>);

@@ -1,0 +1,189 @@
+//! Takes connections and serves them until the service drains.
+//!
+//! Owns the bounds that hold before a request reaches the router: how many connections, how long
+//! and how large a header. `axum::serve` has none of them.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Longest time for the header of a request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest header that is read at all; the router refuses a quarter of this with a reason.
+const MAX_HEADER_BYTES: usize = 128 << 10;
+/// Most header lines.
+const MAX_HEADER_LINES: usize = 128;
+/// Most open connections; more wait in the listener's queue.
+const MAX_CONNECTIONS: usize = 8_192;
+/// Pause after a failed accept, mostly for want of file descriptors: the queue stays full, so
+/// trying at once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `router` on `listener` until `draining`, each connection on `tracker`.
+///
+/// Returns when no more connections are taken. Those that are open finish the request they are at;
+/// progress streams end by the same token.
+///
+/// # Errors
+/// None today; a listener that can never accept again would be one.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    draining: CancellationToken,
+    tracker: &TaskTracker,
+) -> io::Result<()> {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let next = async {
+            let slot = Arc::clone(&slots).acquire_owned().await.map_err(io::Error::other)?;
+            listener.accept().await.map(|(stream, _)| (stream, slot))
+        };
+        let accepted = tokio::select! {
+            biased;
+            () = draining.cancelled() => return Ok(()),
+            accepted = next => accepted,
+        };
+        match accepted {
+            Ok((stream, slot)) => {
+                let (router, draining) = (router.clone(), draining.clone());
+                tracker.spawn(async move {
+                    serve_connection(stream, router, draining).await;
+                    drop(slot);
+                });
+            }
+            Err(error) if is_of_the_client(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot take a connection");
+                tokio::select! {
+                    () = draining.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Whether an accept failed because the client is gone already.
+fn is_of_the_client(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+async fn serve_connection(stream: TcpStream, router: Router, draining: CancellationToken) {
+    // Events are small and must not wait for more.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "no TCP_NODELAY");
+    }
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_headers(MAX_HEADER_LINES)
+        .max_header_size(MAX_HEADER_BYTES)
+        .max_buf_size(2 * MAX_HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = draining.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(error = &error as &(dyn std::error::Error + 'static), "connection broke");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    struct Served {
+        address: std::net::SocketAddr,
+        draining: CancellationToken,
+        tracker: TaskTracker,
+        accepting: tokio::task::JoinHandle<io::Result<()>>,
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test has no lifecycle")]
+    async fn start(router: Router) -> Served {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (draining, tracker) = (CancellationToken::new(), TaskTracker::new());
+        let (token, tasks) = (draining.clone(), tracker.clone());
+        let accepting = tokio::spawn(async move { serve(listener, router, token, &tasks).await });
+        Served { address, draining, tracker, accepting }
+    }
+
+    async fn send(address: std::net::SocketAddr, request: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    }
+
+    async fn read_all(mut stream: TcpStream) -> String {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn draining_lets_the_open_request_finish_and_takes_no_other() {
+        let (entered, leave) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (enter, left) = (Arc::clone(&entered), Arc::clone(&leave));
+        let handler = move || {
+            let (enter, left) = (Arc::clone(&enter), Arc::clone(&left));
+            async move {
+                enter.notify_one();
+                left.notified().await;
+                "done"
+            }
+        };
+        let served = start(Router::new().route("/", get(handler))).await;
+        let open = send(served.address, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        entered.notified().await;
+        served.draining.cancel();
+        served.accepting.await.unwrap().unwrap();
+        assert!(TcpStream::connect(served.address).await.is_err());
+        leave.notify_one();
+        let answer = read_all(open).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("done"), "{answer}");
+        served.tracker.close();
+        served.tracker.wait().await;
+    }
+
+    #[tokio::test]
+    async fn draining_closes_a_connection_that_waits_for_its_next_request() {
+        let served = start(Router::new().route("/", get(|| async { "done" }))).await;
+        let mut idle = send(served.address, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let mut first = [0; 12];
+        idle.read_exact(&mut first).await.unwrap();
+        served.draining.cancel();
+        assert!(read_all(idle).await.ends_with("done"));
+        served.tracker.close();
+        served.tracker.wait().await;
+    }
+
+    #[tokio::test]
+    async fn a_header_beyond_all_bounds_is_refused_unread() {
+        let served = start(Router::new()).await;
+        let header = "x".repeat(MAX_HEADER_BYTES);
+        let stream = send(served.address, &format!("GET / HTTP/1.1\r\nhost: a\r\nx: {header}\r\n\r\n")).await;
+        assert!(read_all(stream).await.starts_with("HTTP/1.1 431"));
+        served.draining.cancel();
+    }
+}

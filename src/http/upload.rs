@@ -1,0 +1,139 @@
+//! Takes in a request body: its type, its size, and the time it may take are bounded.
+
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream};
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+
+use super::problem::{Code, Fault, Problem};
+
+/// Longest pause between two pieces of a body.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest time for a whole body.
+const BODY_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long a refused body is read on, so that the client, which is still sending, sees the answer
+/// and not a reset connection.
+const LINGER: Duration = Duration::from_secs(5);
+/// How much of a refused body is read on.
+const LINGER_BYTES: u64 = 64 << 20;
+
+/// Reads a JSON body of at most `most` bytes.
+///
+/// # Errors
+/// `unsupported_media_type`, `payload_too_large`, `request_timeout`, or `invalid_request` if the
+/// body breaks off.
+pub async fn read_json(headers: &HeaderMap, body: Body, most: usize) -> Result<Bytes, Problem> {
+    let mut stream = body.into_data_stream();
+    let refused = check_type(headers).and_then(|()| check_length(headers, most));
+    let read = match refused {
+        Ok(()) => tokio::time::timeout(BODY_TIMEOUT, collect(&mut stream, most)).await,
+        Err(problem) => Ok(Err(problem)),
+    };
+    let problem = match read {
+        Ok(Ok(bytes)) => return Ok(bytes),
+        Ok(Err(problem)) => problem,
+        Err(_) => too_slow(),
+    };
+    // A client that waits for "100 Continue" has sent nothing, and reading would ask it to.
+    if problem.code() != Code::RequestTimeout && !headers.contains_key(EXPECT) {
+        let _ = tokio::time::timeout(LINGER, discard(&mut stream)).await;
+    }
+    Err(problem)
+}
+
+fn too_slow() -> Problem {
+    Problem::new(Code::RequestTimeout, "the body did not arrive in time")
+}
+
+fn too_large(most: usize) -> Problem {
+    Problem::new(Code::PayloadTooLarge, format!("the body may have at most {most} bytes"))
+}
+
+fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let unsupported = |detail: String| Err(Problem::new(Code::UnsupportedMediaType, detail));
+    if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
+        return unsupported(format!("the body must not be encoded, and it is with {encoding:?}"));
+    }
+    let given = headers.get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let essence = given.as_deref().and_then(|text| text.split(';').next()).map(str::trim).unwrap_or_default();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let given = if essence.is_empty() { "nothing" } else { essence };
+    unsupported(format!(
+        "send application/json; the Content-Type says {given} (text/csv and application/jsonl are not taken yet)"
+    ))
+}
+
+fn check_length(headers: &HeaderMap, most: usize) -> Result<(), Problem> {
+    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    if length.is_some_and(|length: u64| length > most as u64) { Err(too_large(most)) } else { Ok(()) }
+}
+
+async fn collect(stream: &mut BodyDataStream, most: usize) -> Result<Bytes, Problem> {
+    let mut body = BytesMut::new();
+    loop {
+        match tokio::time::timeout(PIECE_TIMEOUT, stream.next()).await {
+            Err(_) => return Err(too_slow()),
+            Ok(None) => return Ok(body.freeze()),
+            Ok(Some(Err(_))) => {
+                return Err(Problem::invalid(vec![Fault::in_body(String::new(), "the body broke off")]));
+            }
+            Ok(Some(Ok(piece))) if body.len() + piece.len() > most => return Err(too_large(most)),
+            Ok(Some(Ok(piece))) => body.extend_from_slice(&piece),
+        }
+    }
+}
+
+async fn discard(stream: &mut BodyDataStream) {
+    let mut left = LINGER_BYTES;
+    while let Some(Ok(piece)) = stream.next().await {
+        left = left.saturating_sub(piece.len() as u64);
+        if left == 0 {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use futures_util::stream;
+
+    use super::*;
+
+    async fn code(content_type: &'static str, encoding: &'static str, body: Body) -> Result<usize, Code> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
+        read_json(&headers, body, 10).await.map(|body| body.len()).map_err(|problem| problem.code())
+    }
+
+    #[tokio::test]
+    async fn a_body_is_taken_up_to_its_last_allowed_byte() {
+        assert_eq!(code("application/json", "identity", Body::from("0123456789")).await, Ok(10));
+        assert_eq!(code("Application/JSON ; charset=utf-8", "identity", Body::from("{}")).await, Ok(2));
+        assert_eq!(code("application/json", "identity", Body::from("0123456789a")).await, Err(Code::PayloadTooLarge));
+    }
+
+    #[tokio::test]
+    async fn a_body_of_another_type_or_encoding_is_refused() {
+        for content_type in
+            ["text/csv", "application/jsonl", "", "application/x-www-form-urlencoded", "application/jsonx"]
+        {
+            let refused = code(content_type, "identity", Body::from("{}")).await;
+            assert_eq!(refused, Err(Code::UnsupportedMediaType), "{content_type}");
+        }
+        assert_eq!(code("application/json", "gzip", Body::from("{}")).await, Err(Code::UnsupportedMediaType));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_the_clients_fault() {
+        let pieces = [Ok(Bytes::from_static(b"{")), Err(std::io::Error::other("reset"))];
+        let body = Body::from_stream(stream::iter(pieces));
+        assert_eq!(code("application/json", "identity", body).await, Err(Code::InvalidRequest));
+    }
+}

@@ -150,10 +150,8 @@ impl GuardedClient {
             Rule::Exempt => &self.exempt,
             Rule::Trusted => &self.trusted,
         };
-        let request = client
-            .get(target.url().clone())
-            .header(ACCEPT, self.config.accept)
-            .header(ACCEPT_ENCODING, "identity");
+        let request =
+            client.get(target.url().clone()).header(ACCEPT, self.config.accept).header(ACCEPT_ENCODING, "identity");
         let response = request.send().await.map_err(|error| failure_of(&error))?;
         // The resolver judged what was dialled; this holds even if a later version of a library dials otherwise.
         match response.remote_addr() {

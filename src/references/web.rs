@@ -159,3 +159,6 @@ fn check_hash(bytes: &[u8], promised: Option<&str>) -> Result<(), ReferenceError
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -111,8 +111,8 @@ impl GuardedClient {
     ///
     /// # Errors
     /// [`ClientBuildError`].
-    pub fn new(config: GuardConfig, lookup: Arc<dyn Lookup>) -> Result<Self, ClientBuildError> {
-        let config = Arc::new(config);
+    pub fn new(config: GuardConfig, lookup: impl Lookup) -> Result<Self, ClientBuildError> {
+        let (config, lookup): (_, Arc<dyn Lookup>) = (Arc::new(config), Arc::new(lookup));
         let client = |rule| build_client(GuardedResolver { rule, config: config.clone(), lookup: lookup.clone() });
         Ok(Self {
             public: client(Rule::Public)?,

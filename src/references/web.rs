@@ -76,7 +76,7 @@ impl WebReferences {
     ///
     /// # Errors
     /// [`ClientBuildError`].
-    pub fn new(limits: ReferenceLimits, lookup: Arc<dyn Lookup>) -> Result<Self, ClientBuildError> {
+    pub fn new(limits: ReferenceLimits, lookup: impl Lookup) -> Result<Self, ClientBuildError> {
         let config = GuardConfig {
             allow: limits.allow,
             plain_http: false,

@@ -11,14 +11,14 @@ fn config(allow: &str) -> GuardConfig {
 }
 
 fn client(allow: &str, names: Names) -> GuardedClient {
-    GuardedClient::new(config(allow), Arc::new(names)).unwrap()
+    GuardedClient::new(config(allow), names).unwrap()
 }
 
 /// A client that may ask just this server.
 fn client_of(server: &Server, change: impl FnOnce(&mut GuardConfig)) -> GuardedClient {
     let mut config = config(&server.addr.to_string());
     change(&mut config);
-    GuardedClient::new(config, Arc::new(Names::default())).unwrap()
+    GuardedClient::new(config, Names::default()).unwrap()
 }
 
 fn is_blocked(outcome: &Result<Fetched, FetchError>) -> bool {
@@ -315,7 +315,7 @@ async fn a_name_system_that_does_not_answer_is_given_up_at_the_deadline() {
         }
     }
     let config = GuardConfig { deadline: Duration::from_millis(50), ..GuardConfig::default() };
-    let outcome = GuardedClient::new(config, Arc::new(Silent)).unwrap().fetch("https://example.com/").await;
+    let outcome = GuardedClient::new(config, Silent).unwrap().fetch("https://example.com/").await;
     assert!(matches!(outcome, Err(FetchError::Passing(_))), "{outcome:?}");
 }
 

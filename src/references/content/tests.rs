@@ -43,7 +43,7 @@ fn jpeg_with(picture: &RgbImage, exif: &[u8]) -> Vec<u8> {
     [&plain[..2], &[0xff, 0xe1], &length, exif, &plain[2..]].concat()
 }
 
-fn png_chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+fn png_chunk(kind: [u8; 4], data: &[u8]) -> Vec<u8> {
     let body = [&kind[..], data].concat();
     let mut crc = !0_u32;
     for byte in &body {
@@ -58,8 +58,8 @@ fn png_chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
 /// A PNG that claims to be so large; its pixels are missing.
 fn png_header(width: u32, height: u32, bits: u8) -> Vec<u8> {
     let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[bits, 6, 0, 0, 0]].concat();
-    let data = png_chunk(b"IDAT", &[0x78, 0x9c, 0x03, 0, 0, 0, 0, 1]);
-    [b"\x89PNG\r\n\x1a\n".to_vec(), png_chunk(b"IHDR", &header), data, png_chunk(b"IEND", b"")].concat()
+    let data = png_chunk(*b"IDAT", &[0x78, 0x9c, 0x03, 0, 0, 0, 0, 1]);
+    [b"\x89PNG\r\n\x1a\n".to_vec(), png_chunk(*b"IHDR", &header), data, png_chunk(*b"IEND", b"")].concat()
 }
 
 fn unusable(bytes: &[u8]) -> String {
@@ -218,8 +218,8 @@ fn metadata_and_trailing_bytes_do_not_go_on() {
     let jpeg = [&jpeg_with(&two_halves(32, 32), &exif(1)), &html[..]].concat();
     let plain = encoded(&two_halves(32, 32).into(), ImageFormat::Png);
     let end = plain.len() - 12;
-    let text = png_chunk(b"tEXt", b"Comment\0GPSLatitude 52.5200 N");
-    let png = [&plain[..end], &text, &png_chunk(b"eXIf", &exif(1)[6..]), &plain[end..], html].concat();
+    let text = png_chunk(*b"tEXt", b"Comment\0GPSLatitude 52.5200 N");
+    let png = [&plain[..end], &text, &png_chunk(*b"eXIf", &exif(1)[6..]), &plain[end..], html].concat();
     for (bytes, traces) in [(jpeg, &[&b"GPS"[..], b"Exif", b"<html>"]), (png, &[&b"GPS"[..], b"eXIf", b"<html>"])] {
         let prepared = prepare(&bytes, MAX_PIXELS).unwrap();
         for trace in traces {

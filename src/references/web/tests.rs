@@ -18,7 +18,7 @@ fn picture(format: ImageFormat) -> Vec<u8> {
 fn references(server: &Server, change: impl FnOnce(&mut ReferenceLimits)) -> WebReferences {
     let mut limits = ReferenceLimits { allow: server.addr.to_string().parse().unwrap(), ..ReferenceLimits::default() };
     change(&mut limits);
-    WebReferences::new(limits, Arc::new(Names::default())).unwrap()
+    WebReferences::new(limits, Names::default()).unwrap()
 }
 
 fn reference(url: String) -> Reference {

@@ -11,6 +11,7 @@ pub mod config;
 pub mod domain;
 pub mod ledger;
 pub mod lifecycle;
+pub mod net;
 pub mod provider;
 pub mod references;
 pub mod service;

@@ -1,5 +1,6 @@
 //! The port to reference pictures: a URL that a stranger wrote becomes a checked picture or an error.
 
+pub mod content;
 pub mod web;
 
 use async_trait::async_trait;

@@ -22,7 +22,7 @@ mod submit;
 mod work;
 
 use std::fs::{File, TryLockError};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use sqlx::{AnyConnection, AnyPool};
@@ -248,9 +248,8 @@ impl Store {
 
 /// Takes the lock that makes this process the only one on an embedded database.
 fn lock_file(url: &str) -> Result<File, StoreError> {
-    let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
-    let path = path.split('?').next().unwrap_or(path);
-    let path = Path::new(path).with_extension("lock");
+    let options: sqlx::sqlite::SqliteConnectOptions = url.parse().map_err(StoreError::Unavailable)?;
+    let path = options.get_filename().with_extension("lock");
     let failed = |source| StoreError::LockFile { path: path.clone(), source };
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(failed)?;

@@ -56,6 +56,7 @@ impl Worker {
     /// [`WorkerError`] if a picture's task died; its claim is settled by whoever starts next.
     pub async fn run(&self, signals: Signals) -> Result<(), WorkerError> {
         let (stopped, look) = (CancellationToken::new(), AtomicBool::new(true));
+        self.beat().await;
         let work = async {
             let result = self.work(&signals, &look).await;
             stopped.cancel();
@@ -119,14 +120,18 @@ impl Worker {
     /// Beats until `stopped`, and looks after workers that do not.
     async fn keep_alive(&self, stopped: &CancellationToken, look: &AtomicBool) {
         loop {
-            if let Err(error) = self.claims.keep_alive().await {
-                tracing::warn!(%error, "cannot raise this worker's beat");
-            }
-            look.store(true, Ordering::Relaxed);
             tokio::select! {
                 () = tokio::time::sleep(self.claims.beat_every()) => {}
                 () = stopped.cancelled() => return,
             }
+            self.beat().await;
+            look.store(true, Ordering::Relaxed);
+        }
+    }
+
+    async fn beat(&self) {
+        if let Err(error) = self.claims.keep_alive().await {
+            tracing::warn!(%error, "cannot raise this worker's beat");
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::MoneyRules;
 use super::links::Links;
 use crate::assets::AssetError;
@@ -109,10 +111,11 @@ pub struct Batches {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) ids: Arc<dyn IdSource>,
     pub(super) rules: MoneyRules,
+    pub(super) draining: CancellationToken,
 }
 
 impl Batches {
-    /// Puts the use cases on top of their parts.
+    /// Puts the use cases on top of their parts; nobody is kept waiting once `draining` is cancelled.
     #[must_use]
     pub fn new(
         store: Arc<Store>,
@@ -121,8 +124,9 @@ impl Batches {
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdSource>,
         rules: MoneyRules,
+        draining: CancellationToken,
     ) -> Self {
-        Self { store, prices, links, clock, ids, rules }
+        Self { store, prices, links, clock, ids, rules, draining }
     }
 }
 

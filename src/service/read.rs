@@ -57,7 +57,7 @@ impl Batches {
         Ok(BatchListView { batches: rows.into_iter().map(batch_view).collect(), next_cursor })
     }
 
-    /// Waits until the batch is finished, at most `span`. Whether it is.
+    /// Waits until the batch is finished, at most `span` and not beyond the service's end. Whether it is.
     ///
     /// # Errors
     /// [`ServiceError::NotFound`] or [`ServiceError::Unavailable`].
@@ -66,12 +66,15 @@ impl Batches {
         let deadline = tokio::time::Instant::now() + span;
         loop {
             let (_, finished) = self.store.load_progress(batch).await?.ok_or(ServiceError::NotFound)?;
-            if finished || tokio::time::Instant::now() >= deadline {
+            if finished || self.draining.is_cancelled() || tokio::time::Instant::now() >= deadline {
                 return Ok(finished);
             }
             let poll = deadline.min(tokio::time::Instant::now() + WAIT_POLL);
             let told = async { while matches!(hints.recv().await, Ok(other) if other != batch) {} };
-            drop(tokio::time::timeout_at(poll, told).await);
+            tokio::select! {
+                () = self.draining.cancelled() => {}
+                _ = tokio::time::timeout_at(poll, told) => {}
+            }
         }
     }
 

@@ -61,15 +61,16 @@ impl Batches {
         idempotency: Option<Idempotency>,
     ) -> Result<Submitted, ServiceError> {
         let priced = self.price(&spec)?;
-        if !self.rules.live {
-            return Err(ServiceError::LiveDisabled);
-        }
         let keyed = idempotency.is_some();
         let batch = self.new_batch(caller, &priced, idempotency, &spec);
-        let outcome = self.store.submit(&batch, &self.rules.limits).await.map_err(|error| match error {
-            StoreError::LockWait if keyed => ServiceError::KeyInProgress,
-            error => error.into(),
-        })?;
+        let outcome = if self.rules.live {
+            self.store.submit(&batch, &self.rules.limits).await.map_err(|error| match error {
+                StoreError::LockWait if keyed => ServiceError::KeyInProgress,
+                error => error.into(),
+            })?
+        } else {
+            self.store.find_submission(&batch).await?.ok_or(ServiceError::LiveDisabled)?
+        };
         match outcome {
             SubmitOutcome::Accepted => {
                 tracing::info!(batch = %batch.id, estimated = %batch.estimated_cost, "batch accepted");

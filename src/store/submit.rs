@@ -99,6 +99,15 @@ impl Store {
         Ok(outcome)
     }
 
+    /// What an earlier submission with the same key means for `batch`; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn find_submission(&self, batch: &NewBatch) -> Result<Option<SubmitOutcome>, StoreError> {
+        let mut connection = self.readers.acquire().await.map_err(|error| self.error(error))?;
+        self.find_key(&mut connection, batch).await
+    }
+
     async fn submit_once(&self, batch: &NewBatch, limits: &Limits) -> Result<SubmitOutcome, StoreError> {
         let mut collisions = 0;
         loop {
@@ -177,14 +186,28 @@ impl Store {
         if inserted.rows_affected() == 1 {
             return Ok(None);
         }
-        let sql = "SELECT id, request_hash FROM batches WHERE owner = $1 AND idempotency_key = $2";
+        let earlier = self.find_key(connection, batch).await?;
+        earlier.map(Some).ok_or_else(|| StoreError::corrupt("a batch's key is taken and cannot be found"))
+    }
+
+    /// What an earlier submission with the batch's key means for this one.
+    async fn find_key(
+        &self,
+        connection: &mut AnyConnection,
+        batch: &NewBatch,
+    ) -> Result<Option<SubmitOutcome>, StoreError> {
+        let Some((key, hash)) = &batch.idempotency else { return Ok(None) };
+        let sql = "SELECT id, request_hash FROM batches
+                   WHERE owner = $1 AND idempotency_key = $2 AND created_at >= $3";
         let row = sqlx::query(sql)
             .bind(batch.owner.as_str())
             .bind(key)
-            .fetch_one(connection)
+            .bind(batch.forget_keys_before.millis())
+            .fetch_optional(connection)
             .await
             .map_err(|error| self.error(error))?;
-        let same = row.optional_text("request_hash")?.as_ref() == hash;
+        let Some(row) = row else { return Ok(None) };
+        let same = row.text("request_hash")? == *hash;
         Ok(Some(if same { SubmitOutcome::Replayed(row.parsed("id")?) } else { SubmitOutcome::KeyReused }))
     }
 

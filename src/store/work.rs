@@ -84,13 +84,15 @@ impl Store {
     /// [`StoreError`]; nothing is claimed then.
     pub async fn claim(&self, worker: WorkerId, count: u32, now: Timestamp) -> Result<Vec<Job>, StoreError> {
         let far = now.after(2 * MAX_THROTTLED);
+        // Materialized: Postgres may run a plain subquery with LIMIT again for each row, and claim too many.
         let sql = format!(
-            "UPDATE images SET state = 'claimed', worker = $1, fence = fence + 1
-             WHERE state = 'queued' AND (batch_id, ordinal, variant) IN (
+            "WITH next AS MATERIALIZED (
                SELECT batch_id, ordinal, variant FROM images
-               WHERE state = 'queued' AND (due <= $2 OR due > $3)
-               ORDER BY turn LIMIT $4{})
-             RETURNING batch_id, ordinal, variant, turn",
+               WHERE state = 'queued' AND (due <= $2 OR due > $3) ORDER BY turn LIMIT $4{})
+             UPDATE images SET state = 'claimed', worker = $1, fence = fence + 1 FROM next
+             WHERE images.batch_id = next.batch_id AND images.ordinal = next.ordinal
+               AND images.variant = next.variant AND images.state = 'queued'
+             RETURNING images.batch_id, images.ordinal, images.variant, images.turn",
             self.dialect.skip_locked()
         );
         let rows: Vec<_> = transaction!(self, |connection| {
@@ -229,14 +231,25 @@ impl Store {
         Ok(budget.overrun > MicroUsd::ZERO && used > limit)
     }
 
-    /// Gives back claims whose call was not started; their money stays held.
+    /// Gives back claims whose call was not started, and signs off if none is left.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn give_back(&self, worker: WorkerId) -> Result<(), StoreError> {
-        let sql = "UPDATE images SET state = 'queued', worker = NULL, fence = fence + 1
-                   WHERE worker = $1 AND state = 'claimed'";
-        sqlx::query(sql).bind(worker.to_string()).execute(&self.writers).await.map_err(|error| self.error(error))?;
+        transaction!(self, |connection| {
+            for sql in [
+                "UPDATE images SET state = 'queued', worker = NULL, fence = fence + 1
+                 WHERE worker = $1 AND state = 'claimed'",
+                "DELETE FROM workers WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM images WHERE worker = $1)",
+            ] {
+                sqlx::query(sql)
+                    .bind(worker.to_string())
+                    .execute(&mut *connection)
+                    .await
+                    .map_err(|error| self.error(error))?;
+            }
+            Ok(())
+        })?;
         self.hints.work.send_replace(());
         Ok(())
     }

@@ -1,0 +1,257 @@
+//! The wiring: which adapters stand behind the ports, and in which order things start and stop.
+//!
+//! The only place, beside the command line, that names adapters.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+
+use crate::assets::AssetStore;
+use crate::assets::local::LocalAssets;
+use crate::assets::picture::Thumbnailer;
+use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
+use crate::config::{Config, ReferencesConfig};
+use crate::domain::ids::WorkerId;
+use crate::domain::prices::PriceTable;
+use crate::domain::spec::RunMode;
+use crate::http::{self, AppState, HttpLimits};
+use crate::ledger::local::LocalLedger;
+use crate::lifecycle::{Lifecycle, stop_signals};
+use crate::net::lookup::SystemLookup;
+use crate::provider::synthetic::Synthetic;
+use crate::references::web::{ReferenceLimits, WebReferences};
+use crate::service::MoneyRules;
+use crate::service::batches::Batches;
+use crate::service::claims::{Claims, LeaseRules};
+use crate::service::execute::{Executor, Signals};
+use crate::service::feed::{FeedRules, Feeds};
+use crate::service::gate::Gate;
+use crate::service::health::Health;
+use crate::service::ledger::Exporter;
+use crate::service::links::{LinkRules, Links};
+use crate::store::{Limits, Store};
+use crate::telemetry::Counters;
+use crate::worker::Worker;
+
+/// The running service.
+pub struct App {
+    address: SocketAddr,
+    lifecycle: Lifecycle,
+    store: Arc<Store>,
+    exporter: Option<Arc<Exporter>>,
+}
+
+/// The parts that more than one use case stands on.
+struct Parts {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+    counters: Arc<Counters>,
+    prices: Arc<PriceTable>,
+    store: Arc<Store>,
+    assets: Arc<dyn AssetStore>,
+    links: Arc<Links>,
+    rules: MoneyRules,
+    lifecycle: Lifecycle,
+}
+
+impl App {
+    /// Starts everything: the database, the worker, the ledger's export, and the server.
+    ///
+    /// # Errors
+    /// What could not be opened, and why. Nothing keeps running then.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(config.http.address())
+            .await
+            .with_context(|| format!("cannot listen on {}", config.http.address()))?;
+        let address = listener.local_addr()?;
+        let parts = Parts::open(config).await?;
+        let exporter = parts.exporter().await?;
+        parts.start_worker()?;
+        parts.start_server(listener);
+        tracing::info!(%address, "listening");
+        Ok(Self { address, lifecycle: parts.lifecycle, store: parts.store, exporter })
+    }
+
+    /// Where the service listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The life of the process.
+    #[must_use]
+    pub const fn lifecycle(&self) -> &Lifecycle {
+        &self.lifecycle
+    }
+
+    /// Asks the service to stop; [`run`](Self::run) returns when it has.
+    pub fn stop(&self) {
+        self.lifecycle.stop();
+    }
+
+    /// Serves until a signal or [`stop`](Self::stop), then puts the work down and flushes the ledger.
+    ///
+    /// # Errors
+    /// If a background task died, or the work was not put down in time.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let signals = stop_signals()?;
+        let finish = async {
+            if let Some(exporter) = &self.exporter {
+                exporter.export_logged().await;
+            }
+            self.store.close().await;
+        };
+        Ok(self.lifecycle.run_until_stopped(signals, finish).await?)
+    }
+}
+
+/// Brings the database's schema up to date, and nothing else.
+///
+/// # Errors
+/// What could not be opened or changed.
+pub async fn migrate(config: &Config) -> anyhow::Result<()> {
+    let store = Store::open(config.database.url.expose(), Arc::new(SystemClock::new())).await?;
+    store.close().await;
+    Ok(())
+}
+
+impl Parts {
+    async fn open(config: Config) -> anyhow::Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let counters = Arc::new(Counters::default());
+        let folder = &config.data.dir;
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let store = Store::open(config.database.url.expose(), clock.clone()).await.context("cannot open the database")?;
+        let assets: Arc<dyn AssetStore> = Arc::new(
+            LocalAssets::open(folder.clone(), clock.clone())
+                .with_context(|| format!("cannot keep pictures in {}", folder.display()))?,
+        );
+        let (ttl, min_left, refresh) = (config.urls.ttl, config.urls.min_left, config.features.url_refresh);
+        let link_rules = LinkRules { ttl, min_left, refresh };
+        let links = Arc::new(Links::new(assets.clone(), clock.clone(), counters.clone(), link_rules));
+        Ok(Self {
+            ids: Arc::new(RandomIds::default()),
+            prices: Arc::new(config.prices.clone()),
+            store: Arc::new(store),
+            rules: money_rules(&config),
+            lifecycle: Lifecycle::new(config.work.shutdown_grace),
+            config,
+            clock,
+            counters,
+            assets,
+            links,
+        })
+    }
+
+    /// The ledger's export, if it is switched on; a database that lost today's charges takes them in first.
+    async fn exporter(&self) -> anyhow::Result<Option<Arc<Exporter>>> {
+        if !self.config.features.budget_ledger {
+            return Ok(None);
+        }
+        let bucket = LocalLedger::open(self.config.data.dir.clone()).context("cannot open the ledger")?;
+        let exporter = Arc::new(Exporter::new(self.store.clone(), Arc::new(bucket), self.counters.clone()));
+        exporter.import(self.clock.now().day()).await.context("cannot read today's ledger")?;
+        let task = exporter.clone();
+        let draining = self.lifecycle.draining();
+        self.lifecycle.spawn_critical("ledger export", async move { task.run(draining).await });
+        Ok(Some(exporter))
+    }
+
+    fn start_worker(&self) -> anyhow::Result<()> {
+        let me = WorkerId::new(self.ids.next());
+        let lease = LeaseRules { duration: self.config.work.lease };
+        let claims = Arc::new(Claims::new(self.store.clone(), self.clock.clone(), me, lease));
+        let provider = &self.config.provider;
+        let executor = Arc::new(Executor {
+            store: self.store.clone(),
+            provider: Arc::new(Synthetic::new(self.prices.clone(), provider.synthetic_latency)),
+            assets: self.assets.clone(),
+            references: Arc::new(references(&self.config.references)?),
+            prices: self.prices.clone(),
+            thumbnails: self.config.features.thumbnails.then(Thumbnailer::default),
+            clock: self.clock.clone(),
+            ids: self.ids.clone(),
+            counters: self.counters.clone(),
+            claims: claims.clone(),
+            gate: Gate::new(self.clock.clone()),
+            rules: self.rules,
+            call_timeout: provider.timeout,
+        });
+        let worker = Worker::new(executor, claims, provider.concurrency);
+        let signals = Signals { draining: self.lifecycle.draining(), aborting: self.lifecycle.abort_calls() };
+        self.lifecycle.spawn_critical("worker", async move {
+            if let Err(error) = worker.run(signals).await {
+                tracing::error!(%error, "the worker stops");
+            }
+        });
+        Ok(())
+    }
+
+    fn start_server(&self, listener: TcpListener) {
+        let feeds = Feeds::new(
+            self.store.clone(),
+            self.links.clone(),
+            self.clock.clone(),
+            self.counters.clone(),
+            self.lifecycle.tracker().clone(),
+            self.lifecycle.draining(),
+            FeedRules { max_life: self.config.http.stream_limit() },
+        );
+        let batches = Batches::new(
+            self.store.clone(),
+            self.prices.clone(),
+            self.links.clone(),
+            self.clock.clone(),
+            self.ids.clone(),
+            self.rules,
+            self.lifecycle.draining(),
+        );
+        let limits = &self.config.limits;
+        let router = http::router(AppState {
+            batches: Arc::new(batches),
+            feeds: Arc::new(feeds),
+            health: Arc::new(Health::new(self.store.clone(), self.assets.clone())),
+            assets: self.assets.clone(),
+            counters: self.counters.clone(),
+            clock: self.clock.clone(),
+            limits: HttpLimits {
+                max_rows: limits.max_rows_per_batch,
+                max_variants: limits.max_variants_per_row,
+                max_body_bytes: usize::try_from(self.config.http.max_body_bytes).unwrap_or(usize::MAX),
+            },
+            default_model: self.config.provider.model.as_str().into(),
+            sse_enabled: self.config.features.sse,
+        });
+        let (draining, tracker) = (self.lifecycle.draining(), self.lifecycle.tracker().clone());
+        self.lifecycle.spawn_critical("server", async move {
+            if let Err(error) = http::serve::serve(listener, router, draining, &tracker).await {
+                tracing::error!(%error, "the server stops");
+            }
+        });
+    }
+}
+
+fn money_rules(config: &Config) -> MoneyRules {
+    let limits = if config.features.budget_guard {
+        Limits { everyone: Some(config.budget.daily), user: config.budget.user_daily }
+    } else {
+        Limits::default()
+    };
+    MoneyRules { limits, live: config.run_mode == RunMode::Live, prompts: config.ledger.prompts }
+}
+
+fn references(config: &ReferencesConfig) -> anyhow::Result<WebReferences> {
+    let limits = ReferenceLimits {
+        concurrency: config.concurrency as usize,
+        timeout: config.timeout,
+        retries: config.retries,
+        max_bytes: config.max_bytes,
+        max_pixels: config.max_pixels,
+        allow: config.allow.parse().context("REFERENCE_ALLOW")?,
+    };
+    Ok(WebReferences::new(limits, Arc::new(SystemLookup))?)
+}

@@ -1,0 +1,142 @@
+//! What came back: bytes of a stranger become a small, plain picture or an error.
+//!
+//! Takes PNG, JPEG, WebP and the first frame of GIF, told apart by their first bytes and by nothing that anybody
+//! claims. Looks at dimensions before it decodes, bounds the decoder, and always encodes anew, so that nothing of
+//! the file but its pixels goes on to a provider: no EXIF, no place, no trailing bytes. Synchronous and heavy:
+//! call it off the async threads, one at a time.
+
+use std::io::Cursor;
+
+use bytes::Bytes;
+use image::codecs::jpeg::JpegEncoder;
+use image::codecs::png::PngEncoder;
+use image::metadata::Orientation;
+use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+
+use super::ReferenceError;
+use crate::domain::picture::PictureFormat;
+
+/// Longest side of a picture that goes on to a provider, in pixels. Larger ones are scaled down.
+pub const MAX_SENT_SIDE: u32 = 2_048;
+/// Longest side that is decoded, in pixels: a picture may be no strip, as decoders hold whole rows.
+pub const MAX_SIDE: u32 = 32_768;
+/// Bytes a pixel that decoding may use: 8 bits of red, green, blue and alpha.
+const BYTES_PER_PIXEL: u64 = 4;
+/// What a decoder may use beside the picture itself, in bytes.
+const DECODER_SCRATCH: u64 = 32 * 1024 * 1024;
+const JPEG_QUALITY: u8 = 92;
+
+/// A picture that is safe to hand on.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// The picture, encoded by this service.
+    pub bytes: Bytes,
+    /// JPEG if it came as one, else PNG.
+    pub format: PictureFormat,
+    /// Pixels across, as it is looked at.
+    pub width: u32,
+    /// Pixels down, as it is looked at.
+    pub height: u32,
+}
+
+/// Checks and decodes `bytes`, turns the picture upright, scales it down and encodes it anew.
+///
+/// # Errors
+/// [`ReferenceError::TooLarge`] for more than `max_pixels`, [`ReferenceError::Unusable`] for what is no picture.
+pub fn prepare(bytes: &[u8], max_pixels: u64) -> Result<Prepared, ReferenceError> {
+    let format = sniff(bytes)?;
+    let (picture, orientation) = decode(bytes, format, max_pixels)?;
+    let mut picture = to_eight_bits(picture);
+    if picture.width().max(picture.height()) > MAX_SENT_SIDE {
+        // Averages in place: the better filters keep a copy in floats, four times the picture's size.
+        picture = picture.thumbnail(MAX_SENT_SIDE, MAX_SENT_SIDE);
+    }
+    picture.apply_orientation(orientation);
+    encode(&picture, format)
+}
+
+fn sniff(bytes: &[u8]) -> Result<ImageFormat, ReferenceError> {
+    match PictureFormat::of_magic(bytes) {
+        Some(PictureFormat::Png) => Ok(ImageFormat::Png),
+        Some(PictureFormat::Jpeg) => Ok(ImageFormat::Jpeg),
+        Some(PictureFormat::Webp) => Ok(ImageFormat::WebP),
+        None if bytes.starts_with(b"GIF87a") || bytes.starts_with(b"GIF89a") => Ok(ImageFormat::Gif),
+        None => {
+            let kind = name_of(bytes);
+            Err(ReferenceError::Unusable(format!("it is {kind}; PNG, JPEG, WebP and GIF are taken")))
+        }
+    }
+}
+
+/// What the bytes look like, for the person who must mend the reference. Never quotes them.
+fn name_of(bytes: &[u8]) -> &'static str {
+    let head = bytes.get(..bytes.len().min(1_024)).unwrap_or_default().to_ascii_lowercase();
+    let has = |needle: &[u8]| head.windows(needle.len()).any(|window| window == needle);
+    let brand = bytes.get(8..12).filter(|_| bytes.get(4..8) == Some(b"ftyp"));
+    match head.as_slice() {
+        [] => "empty",
+        _ if has(b"<svg") => "an SVG",
+        _ if has(b"<!doctype html") || has(b"<html") || has(b"<head") || has(b"<body") => "an HTML page",
+        _ if head.trim_ascii_start().starts_with(b"<") => "an XML text",
+        _ if brand.is_some_and(|brand| brand.starts_with(b"avi")) => "an AVIF",
+        _ if brand.is_some_and(|brand| brand.starts_with(b"he") || brand.starts_with(b"mif")) => "a HEIC",
+        [b'%', b'p', b'd', b'f', ..] => "a PDF",
+        [b'b', b'm', ..] => "a BMP",
+        [b'i', b'i', b'*', 0, ..] | [b'm', b'm', 0, b'*', ..] => "a TIFF",
+        [0x1f, 0x8b, ..] => "gzip data",
+        _ => "no picture",
+    }
+}
+
+fn decode(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<(DynamicImage, Orientation), ReferenceError> {
+    let budget = max_pixels.saturating_mul(BYTES_PER_PIXEL);
+    let mut limits = Limits::no_limits();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(budget.saturating_add(DECODER_SCRATCH));
+
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(limits.clone());
+    let mut decoder = reader.into_decoder().map_err(|error| undecodable(&error))?;
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > max_pixels {
+        return Err(ReferenceError::TooLarge(format!("{width}x{height} is more than {max_pixels} pixels")));
+    }
+    if decoder.total_bytes() > budget {
+        return Err(ReferenceError::TooLarge(format!("{width}x{height} with 16 bits a channel")));
+    }
+    limits.reserve(decoder.total_bytes()).map_err(|error| undecodable(&error))?;
+    decoder.set_limits(limits).map_err(|error| undecodable(&error))?;
+    // Damaged metadata is no reason to refuse good pixels.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let picture = DynamicImage::from_decoder(decoder).map_err(|error| undecodable(&error))?;
+    Ok((picture, orientation))
+}
+
+/// Decoders' messages may quote the file, so none is passed on.
+fn undecodable(error: &ImageError) -> ReferenceError {
+    match error {
+        ImageError::Limits(_) => ReferenceError::TooLarge("it takes too much memory to decode".to_owned()),
+        _ => ReferenceError::Unusable("it is damaged, or of a kind that cannot be decoded".to_owned()),
+    }
+}
+
+fn to_eight_bits(picture: DynamicImage) -> DynamicImage {
+    match picture.color() {
+        ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8 => picture,
+        color if color.has_alpha() => DynamicImage::ImageRgba8(picture.into_rgba8()),
+        _ => DynamicImage::ImageRgb8(picture.into_rgb8()),
+    }
+}
+
+fn encode(picture: &DynamicImage, came_as: ImageFormat) -> Result<Prepared, ReferenceError> {
+    let mut bytes = Vec::new();
+    let (written, format) = if came_as == ImageFormat::Jpeg {
+        let encoder = JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY);
+        (picture.write_with_encoder(encoder), PictureFormat::Jpeg)
+    } else {
+        (picture.write_with_encoder(PngEncoder::new(&mut bytes)), PictureFormat::Png)
+    };
+    written.map_err(|error| undecodable(&error))?;
+    Ok(Prepared { bytes: bytes.into(), format, width: picture.width(), height: picture.height() })
+}

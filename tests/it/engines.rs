@@ -1,0 +1,80 @@
+//! Opens real databases for tests: a file of its own for SQLite, a database of its own on a real Postgres.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use orchestrator::clock::{Clock, RandomIds, SystemClock};
+use orchestrator::clock::IdSource as _;
+use orchestrator::store::Store;
+use sqlx::Connection as _;
+use sqlx::AnyConnection;
+
+/// A database that lives as long as the test.
+pub(crate) struct Database {
+    pub(crate) url: String,
+    folder: tempfile::TempDir,
+}
+
+impl Database {
+    /// Opens the store as a process does.
+    pub(crate) async fn open(&self, clock: Arc<dyn Clock>) -> Store {
+        Store::open(&self.url, clock).await.unwrap()
+    }
+
+    /// Runs statements behind the store's back.
+    pub(crate) async fn execute(&self, sql: &str) {
+        sqlx::any::install_default_drivers();
+        let mut connection = AnyConnection::connect(&self.url).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
+    /// A folder for the test's files.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+}
+
+pub(crate) async fn on_sqlite<F: Future<Output = ()>>(test: impl FnOnce(Arc<Database>) -> F) {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}?mode=rwc", folder.path().join("orchestrator.db").display());
+    test(Arc::new(Database { url, folder })).await;
+}
+
+pub(crate) async fn on_postgres<F: Future<Output = ()>>(test: impl FnOnce(Arc<Database>) -> F) {
+    let server = std::env::var("TEST_DATABASE_URL")
+        .expect("TEST_DATABASE_URL names no Postgres server; scripts/test starts one, scripts/test --fast leaves these out");
+    sqlx::any::install_default_drivers();
+    let name = format!("test_{}", RandomIds::default().next().to_string().to_lowercase());
+    let mut admin = AnyConnection::connect(&server).await.unwrap();
+    let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
+    sqlx::raw_sql(create).execute(&mut admin).await.unwrap();
+    let mut url = url::Url::parse(&server).unwrap();
+    url.set_path(&name);
+    test(Arc::new(Database { url: url.into(), folder: tempfile::tempdir().unwrap() })).await;
+    let drop = sqlx::AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)"));
+    sqlx::raw_sql(drop).execute(&mut admin).await.unwrap();
+}
+
+pub(crate) fn system_clock() -> Arc<dyn Clock> {
+    Arc::new(SystemClock::new())
+}
+
+/// Makes of each test function two tests: one on SQLite, one on Postgres.
+macro_rules! on_both_engines {
+    ($($name:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                crate::engines::on_sqlite(super::$name).await;
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                crate::engines::on_postgres(super::$name).await;
+            })+
+        }
+    };
+}
+pub(crate) use on_both_engines;

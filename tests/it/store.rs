@@ -1,0 +1,552 @@
+//! The store's promises about money, claims and events, each on both engines.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use orchestrator::clock::{Clock, FixedClock, IdSource, RandomIds};
+use orchestrator::domain::event::Event;
+use orchestrator::domain::ids::{AttemptId, BatchId, ChargeId, UserId, WorkerId};
+use orchestrator::domain::ledger::LedgerPrompts;
+use orchestrator::domain::money::MicroUsd;
+use orchestrator::domain::outcome::{Outcome, decide};
+use orchestrator::domain::picture::{Picture, PictureFormat};
+use orchestrator::domain::spec::{AspectRatio, ImageSize, ItemSpec};
+use orchestrator::domain::state::{BatchState, Billing, ErrorCode, ImageError, ImageState};
+use orchestrator::domain::time::Timestamp;
+use orchestrator::store::{
+    BudgetRow, Cancelled, EVERYONE, Job, Limits, NewBatch, NewItem, SettleRequest, Settled, Store, SubmitOutcome,
+    user_scope,
+};
+
+use crate::engines::{Database, on_both_engines, system_clock};
+
+on_both_engines!(
+    a_batch_that_does_not_fit_leaves_nothing_behind,
+    sixty_four_clients_never_reserve_more_than_fits,
+    a_users_own_limit_refuses_without_touching_everyones_money,
+    fifty_posts_with_one_key_make_one_batch,
+    an_idempotency_key_is_forgotten_after_its_time,
+    two_workers_never_claim_the_same_picture,
+    a_small_batch_does_not_wait_behind_a_large_one,
+    settling_moves_picture_money_ledger_and_events_together,
+    a_lost_claim_changes_nothing,
+    a_transient_failure_keeps_its_reservation,
+    an_unknown_outcome_is_charged_at_the_reserve_and_reserved_afresh,
+    an_unknown_outcome_without_room_fails_the_picture,
+    a_cancel_releases_what_has_not_started,
+    a_call_under_way_ends_after_a_cancel_and_is_not_tried_again,
+    a_dead_workers_claims_go_back_and_its_calls_are_handed_over,
+    spent_money_starts_at_zero_on_a_new_day_and_reserves_stay,
+    a_charge_above_its_reserve_is_an_overrun,
+    a_lowered_limit_admits_nothing_and_takes_nothing_back,
+    lines_get_their_positions_once_and_in_order,
+    a_database_behind_its_ledger_takes_the_charges_in,
+    event_numbers_have_no_hole_under_concurrent_settles,
+);
+
+const RESERVE: MicroUsd = MicroUsd::from_micros(50_000);
+
+/// A store and what its tests need around it.
+struct Bench {
+    store: Arc<Store>,
+    ids: RandomIds,
+    clock: Arc<dyn Clock>,
+    limits: Limits,
+    worker: WorkerId,
+}
+
+impl Bench {
+    async fn new(database: &Database) -> Self {
+        Self::with_limit(database, None).await
+    }
+
+    async fn with_limit(database: &Database, everyone: Option<i64>) -> Self {
+        let clock = system_clock();
+        let ids = RandomIds::default();
+        let limits = Limits { everyone: everyone.map(MicroUsd::from_micros), user: None };
+        let worker = WorkerId::new(ids.next());
+        Self { store: Arc::new(database.open(clock.clone()).await), ids, clock, limits, worker }
+    }
+
+    fn batch(&self, rows: u32, variants: u32) -> NewBatch {
+        let items: Vec<NewItem> = (1..=rows)
+            .map(|row| NewItem {
+                spec: ItemSpec {
+                    scene_id: format!("s-{row}").parse().unwrap(),
+                    prompt: format!("a cup, row {row}"),
+                    variants,
+                    references: Vec::new(),
+                    aspect_ratio: AspectRatio::default(),
+                    image_size: ImageSize::default(),
+                },
+                reserve: RESERVE,
+                attempts: (0..variants).map(|_| AttemptId::new(self.ids.next())).collect(),
+            })
+            .collect();
+        NewBatch {
+            id: BatchId::new(self.ids.next()),
+            owner: UserId::local(),
+            model: "synthetic".to_owned(),
+            message: None,
+            items,
+            estimated_cost: RESERVE.times(rows * variants).unwrap(),
+            at: self.clock.now(),
+            idempotency: None,
+            forget_keys_before: Timestamp::from_millis(0),
+        }
+    }
+
+    async fn submit(&self, rows: u32, variants: u32) -> BatchId {
+        let batch = self.batch(rows, variants);
+        assert_eq!(self.store.submit(&batch, &self.limits).await.unwrap(), SubmitOutcome::Accepted);
+        batch.id
+    }
+
+    async fn claim(&self, count: u32) -> Vec<Job> {
+        self.store.claim(self.worker, count, self.clock.now()).await.unwrap()
+    }
+
+    /// Claims one picture and starts its call.
+    async fn start_one(&self) -> Job {
+        let job = self.claim(1).await.pop().expect("a picture waits");
+        assert!(self.store.start(&job.claim, self.clock.now()).await.unwrap());
+        job
+    }
+
+    async fn settle(&self, job: &Job, outcome: Outcome) -> Settled {
+        let settlement = decide(job.claim, outcome, job.history, self.clock.now(), 0.0);
+        let request = SettleRequest {
+            job,
+            settlement: &settlement,
+            charge: ChargeId::new(self.ids.next()),
+            next_attempt: AttemptId::new(self.ids.next()),
+        };
+        let prompts = LedgerPrompts::Full;
+        let settled = self.store.settle(&[request], &self.limits, prompts, self.clock.now()).await.unwrap();
+        settled[0]
+    }
+
+    async fn budget(&self) -> BudgetRow {
+        self.store.load_budget(EVERYONE).await.unwrap()
+    }
+
+    async fn money(&self) -> (i64, i64) {
+        let budget = self.budget().await;
+        (budget.spent.micros(), budget.reserved.micros())
+    }
+
+    async fn events(&self, batch: BatchId) -> Vec<&'static str> {
+        let events = self.store.load_events(batch, 0, 10_000).await.unwrap();
+        assert!((1..).zip(&events).all(|(number, event)| event.number == number), "{events:?}");
+        events.iter().map(|row| row.event.kind()).collect()
+    }
+
+    async fn state(&self, batch: BatchId) -> BatchState {
+        self.store.load_batch(batch, &UserId::local()).await.unwrap().unwrap().counts.state()
+    }
+}
+
+fn made(job: &Job, cost: i64) -> Outcome {
+    let stem = job.claim.image.object_stem(job.number);
+    let picture = Picture {
+        object: format!("{stem}.png"),
+        format: PictureFormat::Png,
+        width: 1,
+        height: 1,
+        bytes: 1,
+        sha256: String::new(),
+        thumbnail: None,
+    };
+    Outcome::Made { picture, cost: Some(MicroUsd::from_micros(cost)) }
+}
+
+fn failure() -> Outcome {
+    Outcome::Failed(ImageError::passing(ErrorCode::ProviderError, "overloaded"))
+}
+
+const fn is_now(settled: Settled, expected: ImageState) -> bool {
+    matches!(settled, Settled::Written { state, .. } if state as u8 == expected as u8)
+}
+
+async fn a_batch_that_does_not_fit_leaves_nothing_behind(database: Arc<Database>) {
+    let bench = Bench::with_limit(&database, Some(149_999)).await;
+    let batch = bench.batch(3, 1);
+    let outcome = bench.store.submit(&batch, &bench.limits).await.unwrap();
+    assert!(matches!(outcome, SubmitOutcome::OverBudget { user_limit: false, .. }), "{outcome:?}");
+    assert!(bench.store.load_batch(batch.id, &batch.owner).await.unwrap().is_none());
+    assert!(bench.claim(10).await.is_empty());
+    assert_eq!(bench.money().await, (0, 0));
+}
+
+async fn sixty_four_clients_never_reserve_more_than_fits(database: Arc<Database>) {
+    // 500 pictures fit; each client asks for 10 at a time until it is refused.
+    let bench = Arc::new(Bench::with_limit(&database, Some(500 * 50_000)).await);
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let bench = bench.clone();
+        clients.spawn(async move {
+            let mut accepted = 0_i64;
+            for _ in 0..2 {
+                let batch = bench.batch(5, 2);
+                match bench.store.submit(&batch, &bench.limits).await.unwrap() {
+                    SubmitOutcome::Accepted => accepted += 10,
+                    SubmitOutcome::OverBudget { budget, .. } => {
+                        let used = budget.spent.micros() + budget.reserved.micros();
+                        assert!(used <= 500 * 50_000 && used > 490 * 50_000, "refused with room left: {used}");
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            accepted
+        });
+    }
+    let accepted: i64 = clients.join_all().await.into_iter().sum();
+    assert_eq!(accepted, 500);
+    assert_eq!(bench.money().await, (0, 500 * 50_000));
+}
+
+async fn a_users_own_limit_refuses_without_touching_everyones_money(database: Arc<Database>) {
+    let mut bench = Bench::new(&database).await;
+    bench.limits.user = Some(MicroUsd::from_micros(100_000));
+    bench.submit(2, 1).await;
+    let refused = bench.store.submit(&bench.batch(1, 1), &bench.limits).await.unwrap();
+    assert!(matches!(refused, SubmitOutcome::OverBudget { user_limit: true, .. }), "{refused:?}");
+    assert_eq!(bench.money().await, (0, 100_000));
+    let user = bench.store.load_budget(&user_scope(&UserId::local())).await.unwrap();
+    assert_eq!(user.reserved.micros(), 100_000);
+}
+
+async fn fifty_posts_with_one_key_make_one_batch(database: Arc<Database>) {
+    let bench = Arc::new(Bench::new(&database).await);
+    let mut posts = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let bench = bench.clone();
+        posts.spawn(async move {
+            let mut batch = bench.batch(2, 1);
+            batch.idempotency = Some(("key".to_owned(), "hash".to_owned()));
+            match bench.store.submit(&batch, &bench.limits).await.unwrap() {
+                SubmitOutcome::Accepted => (batch.id, true),
+                SubmitOutcome::Replayed(earlier) => (earlier, false),
+                other => panic!("{other:?}"),
+            }
+        });
+    }
+    let answers = posts.join_all().await;
+    assert_eq!(answers.iter().filter(|(_, accepted)| *accepted).count(), 1);
+    assert!(answers.iter().all(|(batch, _)| *batch == answers[0].0), "{answers:?}");
+    assert_eq!(bench.money().await, (0, 100_000));
+
+    let mut other = bench.batch(1, 1);
+    other.idempotency = Some(("key".to_owned(), "other hash".to_owned()));
+    assert_eq!(bench.store.submit(&other, &bench.limits).await.unwrap(), SubmitOutcome::KeyReused);
+}
+
+async fn an_idempotency_key_is_forgotten_after_its_time(database: Arc<Database>) {
+    let bench = Bench::new(&database).await;
+    let mut first = bench.batch(1, 1);
+    first.idempotency = Some(("key".to_owned(), "hash".to_owned()));
+    bench.store.submit(&first, &bench.limits).await.unwrap();
+    let mut second = bench.batch(1, 1);
+    second.idempotency = Some(("key".to_owned(), "another".to_owned()));
+    second.forget_keys_before = first.at.after(Duration::from_millis(1));
+    assert_eq!(bench.store.submit(&second, &bench.limits).await.unwrap(), SubmitOutcome::Accepted);
+}
+
+async fn two_workers_never_claim_the_same_picture(database: Arc<Database>) {
+    let bench = Arc::new(Bench::new(&database).await);
+    bench.submit(60, 1).await;
+    let mut workers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let bench = bench.clone();
+        workers.spawn(async move {
+            let worker = WorkerId::new(bench.ids.next());
+            let mut claimed = Vec::new();
+            loop {
+                let jobs = bench.store.claim(worker, 3, bench.clock.now()).await.unwrap();
+                if jobs.is_empty() {
+                    return claimed;
+                }
+                claimed.extend(jobs.into_iter().map(|job| job.claim.image));
+            }
+        });
+    }
+    let mut claimed: Vec<_> = workers.join_all().await.into_iter().flatten().collect();
+    // With SKIP LOCKED a worker may see an empty queue while others hold its rows; what is left is claimed here.
+    claimed.extend(bench.claim(60).await.into_iter().map(|job| job.claim.image));
+    let count = claimed.len();
+    claimed.sort();
+    claimed.dedup();
+    assert_eq!((count, claimed.len()), (60, 60));
+}
+
+async fn a_small_batch_does_not_wait_behind_a_large_one(database: Arc<Database>) {
+    let bench = Bench::new(&database).await;
+    bench.submit(500, 1).await;
+    bench.claim(100).await;
+    let small = bench.submit(3, 1).await;
+    let next = bench.claim(6).await;
+    assert_eq!(next.iter().filter(|job| job.claim.image.batch == small).count(), 3);
+}
+
+async fn settling_moves_picture_money_ledger_and_events_together(database: Arc<Database>) {
+    let bench = Bench::new(&database).await;
+    let batch = bench.submit(1, 2).await;
+    assert_eq!(bench.money().await, (0, 100_000));
+    let job = bench.start_one().await;
+    assert!(is_now(bench.settle(&job, made(&job, 30_000)).await, ImageState::Completed));
+    assert_eq!(bench.money().await, (30_000, 50_000));
+    assert_eq!(bench.events(batch).await, ["started", "image_complete"]);
+    assert_eq!(bench.state(batch).await, BatchState::Running);
+
+    let job = bench.start_one().await;
+    let refused = Outcome::PaidInVain {
+        error: ImageError::lasting(ErrorCode::NoImage, "text only"),
+        cost: Some(MicroUsd::from_micros(1_000)),
+    };
+    assert!(is_now(bench.settle(&job, refused).await, ImageState::Failed));
+    assert_eq!(bench.money().await, (31_000, 0));
+    assert_eq!(
+        bench.events(batch).await,
+        ["started", "image_complete", "image_failed", "item_complete", "done"]
+    );
+    assert_eq!(bench.state(batch).await, BatchState::Partial);
+    let charges = bench.store.load_charges(bench.budget().await.day).await.unwrap();
+    let costs: Vec<i64> = charges.iter().map(|line| line.cost.micros()).collect();
+    assert_eq!(costs, [30_000, 1_000]);
+    let row = bench.store.load_batch(batch, &UserId::local()).await.unwrap().unwrap();
+    assert_eq!((row.actual_cost.micros(), row.unknown_cost.micros()), (31_000, 0));
+    assert!(row.finished_at.is_some());
+}
+
+async fn a_lost_claim_changes_nothing(database: Arc<Database>) {
+    let bench = Bench::new(&database).await;
+    let batch = bench.submit(1, 1).await;
+    let late = bench.start_one().await;
+    let heir = WorkerId::new(bench.ids.next());
+    bench.store.take_over(bench.worker, heir).await.unwrap();
+    let adopted = bench.store.load_claims(heir).await.unwrap().pop().unwrap();
+    assert!(is_now(bench.settle(&adopted, made(&adopted, 30_000)).await, ImageState::Completed));
+    let before = (bench.money().await, bench.events(batch).await);
+    assert_eq!(bench.settle(&late, made(&late, 30_000)).await, Settled::ClaimLost);
+    assert_eq!((bench.money().await, bench.events(batch).await), before);
+    assert!(!bench.store.start(&late.claim, bench.clock.now()).await.unwrap());
+}
+
+async fn a_transient_failure_keeps_its_reservation(database: Arc<Database>) {
+    let bench = Bench::with_limit(&database, Some(50_000)).await;
+    let batch = bench.submit(1, 1).await;
+    for number in 1..=3 {
+        let job = bench.start_one().await;
+        assert_eq!((job.number, job.reserved), (number, RESERVE));
+        assert_eq!(bench.money().await, (0, 50_000));
+        let expected = if number < 3 { ImageState::Queued } else { ImageState::Failed };
+        assert!(is_now(bench.settle(&job, failure()).await, expected));
+    }
+    assert_eq!(bench.money().await, (0, 0));
+    let image = bench.store.load_image(batch, &UserId::local(), &"S-1".parse().unwrap(), 1).await.unwrap().unwrap();
+    assert_eq!((image.attempts, image.billing), (3, Some(Billing::NotCharged)));
+}
+
+async fn an_unknown_outcome_is_charged_at_the_reserve_and_reserved_afresh(database: Arc<Database>) {
+    let bench = Bench::with_limit(&database, Some(100_000)).await;
+    let batch = bench.submit(1, 1).await;
+    let job = bench.start_one().await;
+    assert!(is_now(bench.settle(&job, Outcome::Unknown).await, ImageState::Queued));
+    assert_eq!(bench.money().await, (50_000, 50_000));
+    let again = bench.start_one().await;
+    assert_eq!(again.earlier_unknown, [(job.claim.attempt, 1)]);
+    assert!(is_now(bench.settle(&again, made(&again, 20_000)).await, ImageState::Completed));
+    assert_eq!(bench.money().await, (70_000, 0));
+    let row = bench.store.load_batch(batch, &UserId::local()).await.unwrap().unwrap();
+    assert_eq!((row.actual_cost.micros(), row.unknown_cost.micros()), (70_000, 50_000));
+    assert_eq!(bench.budget().await.unknown.micros(), 50_000);
+}
+
+async fn an_unknown_outcome_without_room_fails_the_picture(database: Arc<Database>) {
+    let bench = Bench::with_limit(&database, Some(50_000)).await;
+    let batch = bench.submit(1, 1).await;
+    let job = bench.start_one().await;
+    assert!(is_now(bench.settle(&job, Outcome::Unknown).await, ImageState::Failed));
+    assert_eq!(bench.money().await, (50_000, 0));
+    let image = bench.store.load_image(batch, &UserId::local(), &"s-1".parse().unwrap(), 1).await.unwrap().unwrap();
+    assert_eq!(image.error.unwrap().code, ErrorCode::BudgetExhausted);
+    assert_eq!(image.billing, Some(Billing::Unknown));
+}
+
+async fn a_cancel_releases_what_has_not_started(database: Arc<Database>) {
+    let bench = Bench::new(&database).await;
+    let batch = bench.submit(2, 2).await;
+    let claimed = bench.claim(1).await.pop().unwrap();
+    let cancel = bench.store.cancel(batch, &UserId::local(), bench.clock.now()).await.unwrap();
+    assert_eq!(cancel, Cancelled::Stopped(4));
+    assert_eq!(bench.money().await, (0, 0));
+    assert!(!bench.store.start(&claimed.claim, bench.clock.now()).await.unwrap());
+    assert_eq!(bench.events(batch).await, ["started", "cancelled", "item_complete", "item_complete", "done"]);
+    assert_eq!(bench.state(batch).await, BatchState::Cancelled);
+    let again = bench.store.cancel(batch, &UserId::local(), bench.clock.now()).await.unwrap();
+    assert_eq!(again, Cancelled::AlreadyOver);
+    let other = UserId::new("somebody else");
+    assert_eq!(bench.store.cancel(batch, &other, bench.clock.now()).await.unwrap(), Cancelled::NotFound);
+}
+
+async fn a_call_under_way_ends_after_a_cancel_and_is_not_tried_again(database: Arc<Database>) {
+    let bench = Bench::new(&database).await;
+    let batch = bench.submit(2, 1).await;
+    let (first, second) = (bench.start_one().await, bench.start_one().await);
+    let cancel = bench.store.cancel(batch, &UserId::local(), bench.clock.now()).await.unwrap();
+    assert_eq!(cancel, Cancelled::Stopped(0));
+    assert_eq!(bench.money().await, (0, 100_000));
+    assert!(is_now(bench.settle(&first, failure()).await, ImageState::Cancelled));
+    assert!(is_now(bench.settle(&second, made(&second, 30_000)).await, ImageState::Completed));
+    assert_eq!(bench.money().await, (30_000, 0));
+    assert_eq!(bench.events(batch).await.last(), Some(&"done"));
+    assert_eq!(bench.state(batch).await, BatchState::Cancelled);
+}
+
+async fn a_dead_workers_claims_go_back_and_its_calls_are_handed_over(database: Arc<Database>) {
+    let bench = Bench::new(&database).await;
+    bench.submit(3, 1).await;
+    let started = bench.start_one().await;
+    bench.claim(1).await;
+    let heir = WorkerId::new(bench.ids.next());
+    bench.store.beat(bench.worker, bench.clock.now()).await.unwrap();
+    bench.store.take_over(bench.worker, heir).await.unwrap();
+    assert!(bench.store.load_beats().await.unwrap().is_empty());
+    let left = bench.store.load_claims(heir).await.unwrap();
+    assert_eq!(left.len(), 1);
+    assert!(left[0].started && left[0].claim.attempt == started.claim.attempt);
+    assert!(left[0].claim.fence > started.claim.fence);
+    assert_eq!(bench.claim(10).await.len(), 2);
+}
+
+async fn spent_money_starts_at_zero_on_a_new_day_and_reserves_stay(database: Arc<Database>) {
+    let bench = Bench::with_limit(&database, Some(150_000)).await;
+    bench.submit(2, 1).await;
+    let job = bench.start_one().await;
+    bench.settle(&job, made(&job, 50_000)).await;
+    assert_eq!(bench.money().await, (50_000, 50_000));
+    let refused = bench.store.submit(&bench.batch(2, 1), &bench.limits).await.unwrap();
+    assert!(matches!(refused, SubmitOutcome::OverBudget { .. }));
+    let yesterday = bench.budget().await.day.number() - 1;
+    database.execute(&format!("UPDATE budget SET day = {yesterday}")).await;
+    assert_eq!(bench.money().await, (0, 50_000));
+    bench.submit(2, 1).await;
+    let job = bench.start_one().await;
+    bench.settle(&job, made(&job, 40_000)).await;
+    assert_eq!(bench.money().await, (40_000, 100_000));
+    assert_eq!(bench.budget().await.day.number(), yesterday + 1);
+
+    let tomorrow = yesterday + 2;
+    database.execute(&format!("UPDATE budget SET day = {tomorrow}")).await;
+    let job = bench.start_one().await;
+    bench.settle(&job, made(&job, 10_000)).await;
+    assert_eq!(bench.budget().await.day.number(), tomorrow, "a day never goes back");
+    assert_eq!(bench.money().await.0, 50_000);
+}
+
+async fn a_charge_above_its_reserve_is_an_overrun(database: Arc<Database>) {
+    let bench = Bench::with_limit(&database, Some(100_000)).await;
+    bench.submit(2, 1).await;
+    let job = bench.start_one().await;
+    assert!(!bench.store.is_overrun(&bench.limits).await.unwrap());
+    let settled = bench.settle(&job, made(&job, 60_000)).await;
+    assert!(matches!(settled, Settled::Written { overrun: true, .. }), "{settled:?}");
+    assert_eq!(bench.money().await, (60_000, 50_000));
+    assert!(bench.store.is_overrun(&bench.limits).await.unwrap());
+    let raised = Limits { everyone: Some(MicroUsd::from_micros(110_000)), user: None };
+    assert!(!bench.store.is_overrun(&raised).await.unwrap());
+}
+
+async fn a_lowered_limit_admits_nothing_and_takes_nothing_back(database: Arc<Database>) {
+    let mut bench = Bench::with_limit(&database, Some(100_000)).await;
+    bench.submit(2, 1).await;
+    bench.limits.everyone = Some(MicroUsd::from_micros(10_000));
+    let refused = bench.store.submit(&bench.batch(1, 1), &bench.limits).await.unwrap();
+    assert!(matches!(refused, SubmitOutcome::OverBudget { .. }));
+    assert!(!bench.store.is_overrun(&bench.limits).await.unwrap());
+    let job = bench.start_one().await;
+    assert!(is_now(bench.settle(&job, made(&job, 50_000)).await, ImageState::Completed));
+    assert_eq!(bench.money().await, (50_000, 50_000));
+}
+
+async fn lines_get_their_positions_once_and_in_order(database: Arc<Database>) {
+    let bench = Bench::new(&database).await;
+    bench.submit(3, 1).await;
+    for _ in 0..2 {
+        let job = bench.start_one().await;
+        bench.settle(&job, made(&job, 50_000)).await;
+    }
+    let day = bench.budget().await.day;
+    let chunk = bench.store.pending_chunk(day).await.unwrap().unwrap();
+    assert_eq!((chunk.from, chunk.to), (1, 2));
+    let job = bench.start_one().await;
+    bench.settle(&job, made(&job, 50_000)).await;
+    assert_eq!(bench.store.pending_chunk(day).await.unwrap().as_ref(), Some(&chunk), "what is pending stays so");
+    assert!(bench.store.confirm_chunk(day, &chunk).await.unwrap());
+    assert!(!bench.store.confirm_chunk(day, &chunk).await.unwrap());
+    let next = bench.store.pending_chunk(day).await.unwrap().unwrap();
+    assert_eq!((next.from, next.to), (3, 3));
+    assert!(bench.store.confirm_chunk(day, &next).await.unwrap());
+    assert_eq!(bench.store.pending_chunk(day).await.unwrap(), None);
+    assert!(bench.store.unexported_days().await.unwrap().is_empty());
+}
+
+async fn a_database_behind_its_ledger_takes_the_charges_in(database: Arc<Database>) {
+    let bench = Bench::new(&database).await;
+    bench.submit(2, 1).await;
+    for _ in 0..2 {
+        let job = bench.start_one().await;
+        bench.settle(&job, made(&job, 50_000)).await;
+    }
+    let day = bench.budget().await.day;
+    let lines = bench.store.load_charges(day).await.unwrap();
+    database.execute("DELETE FROM ledger; DELETE FROM ledger_days; UPDATE budget SET spent = 0").await;
+    assert_eq!(bench.store.import_lines(day, &lines).await.unwrap(), 2);
+    assert_eq!(bench.money().await.0, 100_000);
+    assert_eq!(bench.store.import_lines(day, &lines).await.unwrap(), 0);
+    assert_eq!(bench.money().await.0, 100_000);
+    assert_eq!(bench.store.load_charges(day).await.unwrap(), lines);
+}
+
+async fn event_numbers_have_no_hole_under_concurrent_settles(database: Arc<Database>) {
+    let bench = Arc::new(Bench::new(&database).await);
+    let batch = bench.submit(20, 2).await;
+    let jobs = bench.claim(40).await;
+    let mut settles = tokio::task::JoinSet::new();
+    for job in jobs {
+        let bench = bench.clone();
+        settles.spawn(async move {
+            assert!(bench.store.start(&job.claim, bench.clock.now()).await.unwrap());
+            bench.settle(&job, made(&job, 50_000)).await
+        });
+    }
+    assert!(settles.join_all().await.into_iter().all(|settled| is_now(settled, ImageState::Completed)));
+    let events = bench.events(batch).await;
+    assert_eq!(events.len(), 1 + 40 + 20 + 1);
+    assert_eq!(events.iter().filter(|kind| **kind == "done").count(), 1);
+    assert_eq!(bench.money().await, (40 * 50_000, 0));
+    let last = bench.store.load_events(batch, 61, 10).await.unwrap().pop().unwrap();
+    assert!(matches!(last.event, Event::Done { processed: 40, state: BatchState::Completed, .. }), "{last:?}");
+}
+
+#[tokio::test]
+async fn an_embedded_database_is_for_one_process() {
+    crate::engines::on_sqlite(|database| async move {
+        let _first = database.open(system_clock()).await;
+        let second = Store::open(&database.url, system_clock()).await;
+        assert!(second.err().unwrap().to_string().contains("another orchestrator"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_embedded_databases_day_is_the_injected_clocks() {
+    crate::engines::on_sqlite(|database| async move {
+        let clock = Arc::new(FixedClock::at(Timestamp::from_millis(1_700_000_000_000)));
+        let store = database.open(clock.clone()).await;
+        let first = store.load_budget(EVERYONE).await.unwrap().day;
+        clock.advance(Duration::from_secs(24 * 3_600));
+        assert_eq!(store.load_budget(EVERYONE).await.unwrap().day.number(), first.number() + 1);
+    })
+    .await;
+}

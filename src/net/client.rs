@@ -111,8 +111,8 @@ impl GuardedClient {
     ///
     /// # Errors
     /// [`ClientBuildError`].
-    pub fn new(config: GuardConfig, lookup: Arc<dyn Lookup>) -> Result<Self, ClientBuildError> {
-        let config = Arc::new(config);
+    pub fn new(config: GuardConfig, lookup: impl Lookup) -> Result<Self, ClientBuildError> {
+        let (config, lookup): (_, Arc<dyn Lookup>) = (Arc::new(config), Arc::new(lookup));
         let client = |rule| build_client(GuardedResolver { rule, config: config.clone(), lookup: lookup.clone() });
         Ok(Self {
             public: client(Rule::Public)?,
@@ -150,10 +150,8 @@ impl GuardedClient {
             Rule::Exempt => &self.exempt,
             Rule::Trusted => &self.trusted,
         };
-        let request = client
-            .get(target.url().clone())
-            .header(ACCEPT, self.config.accept)
-            .header(ACCEPT_ENCODING, "identity");
+        let request =
+            client.get(target.url().clone()).header(ACCEPT, self.config.accept).header(ACCEPT_ENCODING, "identity");
         let response = request.send().await.map_err(|error| failure_of(&error))?;
         // The resolver judged what was dialled; this holds even if a later version of a library dials otherwise.
         match response.remote_addr() {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
@@ -13,6 +14,13 @@ pub trait Lookup: Send + Sync + 'static {
     /// # Errors
     /// The name has none, or they could not be found out; the two cannot be told apart.
     async fn lookup(&self, name: &str) -> io::Result<Vec<IpAddr>>;
+}
+
+#[async_trait]
+impl<L: Lookup + ?Sized> Lookup for Arc<L> {
+    async fn lookup(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        (**self).lookup(name).await
+    }
 }
 
 /// The machine's own resolver.

@@ -45,6 +45,9 @@ pub struct Prepared {
 /// [`ReferenceError::TooLarge`] for more than `max_pixels`, [`ReferenceError::Unusable`] for what is no picture.
 pub fn prepare(bytes: &[u8], max_pixels: u64) -> Result<Prepared, ReferenceError> {
     let format = sniff(bytes)?;
+    if format == ImageFormat::Jpeg && !has_end_of_jpeg(bytes) {
+        return Err(ReferenceError::Unusable("it is cut off".to_owned()));
+    }
     let (picture, orientation) = decode(bytes, format, max_pixels)?;
     let mut picture = to_eight_bits(picture);
     if picture.width().max(picture.height()) > MAX_SENT_SIDE {
@@ -86,6 +89,23 @@ fn name_of(bytes: &[u8]) -> &'static str {
         [0x1f, 0x8b, ..] => "gzip data",
         _ => "no picture",
     }
+}
+
+/// The decoder fills what is missing of a JPEG with grey and calls it done; a paid picture would be made after it.
+fn has_end_of_jpeg(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    while let Some(start) = rest.windows(2).position(|pair| matches!(pair, [0xff, kind] if !matches!(kind, 0 | 0xff))) {
+        let (marker, after) = rest.split_at(start).1.split_at(2);
+        let skipped = match (marker, after) {
+            // Within a scan an end marker is nothing else; before it, it may belong to an embedded thumbnail.
+            ([_, 0xda], _) => return after.windows(2).any(|pair| pair == [0xff, 0xd9]),
+            ([_, 0x01 | 0xd0..=0xd9], _) => 0,
+            (_, [high, low, ..]) => usize::from(u16::from_be_bytes([*high, *low])),
+            _ => return false,
+        };
+        rest = after.get(skipped..).unwrap_or_default();
+    }
+    false
 }
 
 fn decode(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<(DynamicImage, Orientation), ReferenceError> {
@@ -140,3 +160,6 @@ fn encode(picture: &DynamicImage, came_as: ImageFormat) -> Result<Prepared, Refe
     written.map_err(|error| undecodable(&error))?;
     Ok(Prepared { bytes: bytes.into(), format, width: picture.width(), height: picture.height() })
 }
+
+#[cfg(test)]
+mod tests;

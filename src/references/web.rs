@@ -76,7 +76,7 @@ impl WebReferences {
     ///
     /// # Errors
     /// [`ClientBuildError`].
-    pub fn new(limits: ReferenceLimits, lookup: Arc<dyn Lookup>) -> Result<Self, ClientBuildError> {
+    pub fn new(limits: ReferenceLimits, lookup: impl Lookup) -> Result<Self, ClientBuildError> {
         let config = GuardConfig {
             allow: limits.allow,
             plain_http: false,
@@ -159,3 +159,6 @@ fn check_hash(bytes: &[u8], promised: Option<&str>) -> Result<(), ReferenceError
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

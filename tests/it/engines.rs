@@ -3,11 +3,11 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use orchestrator::clock::{Clock, RandomIds, SystemClock};
 use orchestrator::clock::IdSource as _;
+use orchestrator::clock::{Clock, RandomIds, SystemClock};
 use orchestrator::store::Store;
-use sqlx::Connection as _;
 use sqlx::AnyConnection;
+use sqlx::Connection as _;
 
 /// A database that lives as long as the test.
 pub(crate) struct Database {
@@ -42,8 +42,9 @@ pub(crate) async fn on_sqlite<F: Future<Output = ()>>(test: impl FnOnce(Arc<Data
 }
 
 pub(crate) async fn on_postgres<F: Future<Output = ()>>(test: impl FnOnce(Arc<Database>) -> F) {
-    let server = std::env::var("TEST_DATABASE_URL")
-        .expect("TEST_DATABASE_URL names no Postgres server; scripts/test starts one, scripts/test --fast leaves these out");
+    let server = std::env::var("TEST_DATABASE_URL").expect(
+        "TEST_DATABASE_URL names no Postgres server; scripts/test starts one, scripts/test --fast leaves these out",
+    );
     sqlx::any::install_default_drivers();
     let name = format!("test_{}", RandomIds::default().next().to_string().to_lowercase());
     let mut admin = AnyConnection::connect(&server).await.unwrap();

@@ -1,5 +1,8 @@
 //! The one integration binary.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by ending")]
+
+mod architecture;
 mod engines;
 mod process;
 mod promises;

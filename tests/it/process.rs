@@ -22,7 +22,11 @@ impl Settings {
     /// A synthetic service on loopback that keeps its data in `data`.
     pub(crate) fn new(data: &Path) -> Self {
         let settings = Self { data: data.to_owned(), variables: Vec::new() };
-        settings.with("PORT", "0").with("PROVIDER", "synthetic").with("LOG_FORMAT", "json").with("SYNTHETIC_LATENCY", "0s")
+        settings
+            .with("PORT", "0")
+            .with("PROVIDER", "synthetic")
+            .with("LOG_FORMAT", "json")
+            .with("SYNTHETIC_LATENCY", "0s")
     }
 
     /// Sets an environment variable.
@@ -37,7 +41,8 @@ impl Settings {
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut seen = String::new();
         let address = loop {
-            let line = tokio::time::timeout(PATIENCE, log.next_line()).await.expect("the service starts in time").unwrap();
+            let line =
+                tokio::time::timeout(PATIENCE, log.next_line()).await.expect("the service starts in time").unwrap();
             let Some(line) = line else { panic!("the service ended before it listened: {seen}") };
             let entry: Value = serde_json::from_str(&line).unwrap_or_default();
             if entry["message"] == "listening" {
@@ -156,7 +161,8 @@ impl Service {
     pub(crate) async fn stop(mut self) -> Option<i32> {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id().unwrap()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("the service stops in time").unwrap();
+        let status =
+            tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("the service stops in time").unwrap();
         self.reader.await.unwrap();
         status.code()
     }

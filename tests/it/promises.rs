@@ -90,9 +90,9 @@ async fn fifty_parallel_posts_with_one_key_make_one_batch(database: Arc<Database
     let mut posts = tokio::task::JoinSet::new();
     for _ in 0..50 {
         let service = service.clone();
-        posts.spawn(async move {
-            service.post("/images", &batch(2, 1), &[("idempotency-key", "one")]).await.expect(202)
-        });
+        posts.spawn(
+            async move { service.post("/images", &batch(2, 1), &[("idempotency-key", "one")]).await.expect(202) },
+        );
     }
     let answers: Vec<Answer> = posts.join_all().await;
     let batches: HashSet<String> =

@@ -59,7 +59,10 @@ impl EventStream {
 /// The event of one block; comments and `retry:` alone make none.
 fn parse(block: &str) -> Option<Event> {
     let field = |name: &str| {
-        block.lines().find_map(|line| line.strip_prefix(name).and_then(|rest| rest.strip_prefix(": "))).map(str::to_owned)
+        block
+            .lines()
+            .find_map(|line| line.strip_prefix(name).and_then(|rest| rest.strip_prefix(": ")))
+            .map(str::to_owned)
     };
     let data = serde_json::from_str(&field("data")?).unwrap();
     Some(Event { id: field("id")?.parse().unwrap(), kind: field("event")?, data })

@@ -305,10 +305,7 @@ async fn settling_moves_picture_money_ledger_and_events_together(database: Arc<D
     };
     assert!(is_now(bench.settle(&job, refused).await, ImageState::Failed));
     assert_eq!(bench.money().await, (31_000, 0));
-    assert_eq!(
-        bench.events(batch).await,
-        ["started", "image_complete", "image_failed", "item_complete", "done"]
-    );
+    assert_eq!(bench.events(batch).await, ["started", "image_complete", "image_failed", "item_complete", "done"]);
     assert_eq!(bench.state(batch).await, BatchState::Partial);
     let charges = bench.store.load_charges(bench.budget().await.day).await.unwrap();
     let costs: Vec<i64> = charges.iter().map(|line| line.cost.micros()).collect();

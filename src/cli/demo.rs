@@ -1,0 +1,120 @@
+//! `orchestrator demo`: a real service on embedded parts, a sample batch sent to it over HTTP, and a
+//! check that batch, budget and ledger name the same amounts.
+//!
+//! Owns what the demo sets by default, its order of steps, and its verdict. Refuses to look at the
+//! service from inside: it sees what any client sees, and the files that the service leaves.
+
+mod check;
+mod progress;
+mod report;
+mod view;
+
+use std::collections::HashMap;
+use std::io::IsTerminal as _;
+
+use anyhow::{bail, ensure};
+use tokio::net::TcpListener;
+
+use self::progress::Progress;
+use self::view::{Batch, Budget};
+use super::client::Client;
+use super::output::say;
+use crate::app::App;
+use crate::config::{Config, ConfigError, ConfigErrors};
+use crate::domain::spec::RunMode;
+
+/// The batch that is sent.
+const BATCH: &str = include_str!("../../examples/batch.json");
+/// What the prompt of a row holds that is to be refused by the provider.
+const REFUSED_MARKER: &str = "[refuse]";
+/// What the demo needs, or what makes it pleasant; the user's own settings come before.
+const DEFAULTS: [(&str, &str); 5] = [
+    ("PROVIDER", "synthetic"),
+    ("RUN_MODE", "live"),
+    ("BUDGET_LEDGER_ENABLED", "true"),
+    ("SYNTHETIC_LATENCY", "400ms"),
+    ("LOG_LEVEL", "warn"),
+];
+
+/// Adds the demo's defaults to the environment.
+pub(super) fn defaults(mut variables: HashMap<String, String>) -> HashMap<String, String> {
+    for (name, value) in DEFAULTS {
+        let is_unset = variables.get(name).is_none_or(|value| value.trim().is_empty());
+        if is_unset && !(name == "LOG_LEVEL" && variables.contains_key("RUST_LOG")) {
+            variables.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    variables
+}
+
+/// Refuses a configuration in which the demo could not show what it is there to show.
+pub(super) fn check(config: Config) -> Result<Config, ConfigErrors> {
+    let needs = [
+        ("RUN_MODE", config.run_mode == RunMode::Live, "live"),
+        ("BUDGET_LEDGER_ENABLED", config.features.budget_ledger, "true"),
+        ("SSE_ENABLED", config.features.sse, "true"),
+    ];
+    let missing = needs.into_iter().filter(|(_, fits, _)| !fits);
+    let errors: Vec<ConfigError> = missing
+        .map(|(name, _, value)| ConfigError { name, problem: format!("the demo needs {value}; leave it unset") })
+        .collect();
+    if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+}
+
+/// Runs the demo, then serves until a stop signal; with `exit`, stops when the batch is checked.
+pub(super) async fn run(mut config: Config, variables: &HashMap<String, String>, exit: bool) -> anyhow::Result<()> {
+    choose_port(&mut config, variables.get("PORT").is_some_and(|port| !port.trim().is_empty())).await;
+    let app = App::start(config.clone()).await?;
+    let client = Client::new(app.address())?;
+    let lifecycle = app.lifecycle().clone();
+    let tour = async {
+        let toured = tokio::select! {
+            toured = tour(&client, &config, exit) => toured,
+            () = lifecycle.draining().cancelled_owned() => bail!("stopped before the batch was done"),
+        };
+        if exit || toured.is_err() {
+            lifecycle.stop();
+        }
+        toured
+    };
+    let (served, toured) = tokio::join!(app.run(), tour);
+    toured.and(served)
+}
+
+/// Takes any free port if the usual one is taken and the user did not ask for it by name.
+async fn choose_port(config: &mut Config, port_was_chosen: bool) {
+    let taken = TcpListener::bind(config.http.address()).await.err();
+    if !port_was_chosen && taken.is_some_and(|error| error.kind() == std::io::ErrorKind::AddrInUse) {
+        say(&format!("Port {} is taken, using a free one.", config.http.port));
+        config.http.port = 0;
+    }
+}
+
+/// Sends the batch, follows it, checks what came of it, and says so.
+async fn tour(client: &Client, config: &Config, exit: bool) -> anyhow::Result<()> {
+    say(&format!("The service listens on {}; its data is in {}.", client.base(), config.data.dir.display()));
+    let sent: Batch = client.post("/images", BATCH.to_owned()).await?;
+    say(&format!(
+        "Sent {} with {} rows, {} pictures; {} US dollars are reserved for it.\n",
+        sent.batch_id,
+        sent.items.len(),
+        sent.counts.total,
+        sent.estimated_cost
+    ));
+    let mut progress = Progress::new(sent.counts.total, std::io::stderr().is_terminal());
+    let followed = client.follow(&sent.batch_id, |event| progress.show(event)).await;
+    progress.end();
+    followed?;
+    let batch: Batch = client.get(&format!("/images/{}?limit=200", sent.batch_id)).await?;
+    say(&report::pictures(&batch, &config.data.dir));
+    let wrong = view::unexpected(&batch, REFUSED_MARKER);
+    ensure!(wrong.is_empty(), "not as expected: {}", wrong.join(", "));
+    let books = check::agree(client, &config.data.dir, &batch).await?;
+    let budget: Budget = client.get("/budget").await?;
+    say(&report::money(&batch, &books, &budget));
+    say(&report::what_next(client.base(), &batch, exit));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! Whether batch, budget and ledger agree to the micro-dollar, read as a person would: the service's
+//! answers, and the ledger's files.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::time::{Instant, sleep};
+
+use super::view::{Batch, Budget};
+use crate::cli::client::Client;
+use crate::domain::ledger::LedgerLine;
+use crate::domain::money::MicroUsd;
+
+/// The ledger is written after the fact, within seconds.
+const PATIENCE: Duration = Duration::from_secs(15);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+
+/// The amounts that have to be the same in pairs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Books {
+    /// The day's ledger.
+    pub(super) file: PathBuf,
+    /// Its sum; equals what the budget says was spent today.
+    pub(super) day_sum: MicroUsd,
+    /// The sum of the batch's lines, of whatever day; equals the batch's cost.
+    pub(super) batch_sum: MicroUsd,
+    /// The number of the batch's lines.
+    pub(super) batch_lines: usize,
+}
+
+/// Waits until everything agrees.
+///
+/// # Errors
+/// If it does not in time, naming the amounts.
+pub(super) async fn agree(client: &Client, data_dir: &Path, batch: &Batch) -> anyhow::Result<Books> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let budget: Budget = client.get("/budget").await?;
+        let books = read(&data_dir.join("ledger"), &budget, batch).await?;
+        if books.day_sum == budget.everyone.spent && books.batch_sum == batch.actual_cost {
+            return Ok(books);
+        }
+        if Instant::now() > deadline {
+            bail!(
+                "the money does not agree: the batch cost {} and its ledger lines say {}; \
+                 the budget says that {} were spent today and the day's ledger says {}",
+                batch.actual_cost,
+                books.batch_sum,
+                budget.everyone.spent,
+                books.day_sum
+            );
+        }
+        sleep(BETWEEN_LOOKS).await;
+    }
+}
+
+/// Reads every day's ledger: a batch may have run over midnight.
+async fn read(folder: &Path, budget: &Budget, batch: &Batch) -> anyhow::Result<Books> {
+    let file = folder.join(format!("{}.jsonl", budget.day));
+    let mut books = Books { day_sum: MicroUsd::ZERO, batch_sum: MicroUsd::ZERO, batch_lines: 0, file };
+    let Ok(mut entries) = tokio::fs::read_dir(folder).await else {
+        return Ok(books);
+    };
+    while let Some(entry) = entries.next_entry().await? {
+        let path = entry.path();
+        if path.extension().is_none_or(|ending| ending != "jsonl") {
+            continue;
+        }
+        for line in complete_lines(&tokio::fs::read_to_string(&path).await?) {
+            let line: LedgerLine = serde_json::from_str(line).with_context(|| format!("in {}", path.display()))?;
+            if path == books.file {
+                books.day_sum = books.day_sum.plus(line.cost)?;
+            }
+            if line.job_id.to_string() == batch.batch_id {
+                books.batch_sum = books.batch_sum.plus(line.cost)?;
+                books.batch_lines += 1;
+            }
+        }
+    }
+    Ok(books)
+}
+
+/// The lines that are written to their end; the last one may be in the making.
+fn complete_lines(text: &str) -> impl Iterator<Item = &str> {
+    text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'))
+}

@@ -5,27 +5,7 @@
 
 #![cfg_attr(not(test), warn(unused_crate_dependencies))]
 
-pub mod app {
-    //! Placeholder.
-    pub struct App(crate::lifecycle::Lifecycle);
-    impl App {
-        pub async fn start(config: crate::config::Config) -> anyhow::Result<Self> {
-            Ok(Self(crate::lifecycle::Lifecycle::new(config.work.shutdown_grace)))
-        }
-        pub fn address(&self) -> std::net::SocketAddr {
-            ([127, 0, 0, 1], 1).into()
-        }
-        pub fn lifecycle(&self) -> &crate::lifecycle::Lifecycle {
-            &self.0
-        }
-        pub async fn run(self) -> anyhow::Result<()> {
-            anyhow::bail!("placeholder")
-        }
-    }
-    pub async fn migrate(_: &crate::config::Config) -> anyhow::Result<()> {
-        anyhow::bail!("placeholder")
-    }
-}
+pub mod app;
 pub mod assets;
 pub mod cli;
 pub mod clock;

@@ -25,8 +25,8 @@ use crate::domain::picture::{PictureFormat, Receipt};
 use crate::domain::time::Timestamp;
 use crate::durable::{self, Created};
 
-/// Bytes of the key that signs links.
-const KEY_BYTES: usize = 32;
+/// Bytes of the key that signs links: one block of SHA-256.
+const KEY_BYTES: usize = 64;
 /// Bytes of a picture that are read at once while it is served.
 const PIECE: usize = 64 << 10;
 /// The folders whose objects are served.

@@ -118,7 +118,7 @@ async fn answer_accepted(
 ) -> Result<Response, Problem> {
     let wait = prefer::wait(headers);
     let ended = match wait {
-        Some(span) => batches.wait(caller, batch, span).await?,
+        Some(span) => batches.wait(batch, span).await?,
         None => false,
     };
     let view = batches.get(caller, batch, &Page { limit: ITEM_PAGE.0, cursor: None }).await?;

@@ -102,14 +102,6 @@ impl Feeds {
         Self { store, links, clock, counters, tracker, draining, rules, feeds: Mutex::default() }
     }
 
-    /// Whether `caller` may follow `batch`.
-    ///
-    /// # Errors
-    /// [`ServiceError::NotFound`] or [`ServiceError::Unavailable`].
-    pub async fn check(&self, caller: &UserId, batch: BatchId) -> Result<(), ServiceError> {
-        self.store.load_batch(batch, caller).await?.map(|_| ()).ok_or(ServiceError::NotFound)
-    }
-
     /// Opens a stream of the events after number `after`.
     ///
     /// # Errors

@@ -124,7 +124,8 @@ impl Parts {
         let counters = Arc::new(Counters::default());
         let folder = &config.data.dir;
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        let store = Store::open(config.database.url.expose(), clock.clone()).await.context("cannot open the database")?;
+        let store =
+            Store::open(config.database.url.expose(), clock.clone()).await.context("cannot open the database")?;
         let assets: Arc<dyn AssetStore> = Arc::new(
             LocalAssets::open(folder.clone(), clock.clone())
                 .with_context(|| format!("cannot keep pictures in {}", folder.display()))?,
@@ -252,5 +253,5 @@ fn references(config: &ReferencesConfig) -> anyhow::Result<WebReferences> {
         max_pixels: config.max_pixels,
         allow: config.allow.parse().context("REFERENCE_ALLOW")?,
     };
-    Ok(WebReferences::new(limits, Arc::new(SystemLookup))?)
+    Ok(WebReferences::new(limits, SystemLookup)?)
 }

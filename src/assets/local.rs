@@ -228,7 +228,7 @@ mod tests {
     use crate::domain::ids::{AttemptId, BatchId, ImageKey};
     use crate::domain::picture::Picture;
 
-    const HOUR: Duration = Duration::from_secs(3_600);
+    const HOUR: Duration = Duration::from_hours(1);
 
     struct Bench {
         folder: tempfile::TempDir,
@@ -363,8 +363,7 @@ mod tests {
         ] {
             let expires = 1_000_000;
             let signature = bench.assets.signature(object, expires, "").finalize().into_bytes();
-            let query =
-                SignedQuery { expires, name: String::new(), signature: URL_SAFE_NO_PAD.encode(signature) };
+            let query = SignedQuery { expires, name: String::new(), signature: URL_SAFE_NO_PAD.encode(signature) };
             assert!(!bench.opens(object, &query).await, "{object}");
         }
     }

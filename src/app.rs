@@ -124,7 +124,8 @@ impl Parts {
         let counters = Arc::new(Counters::default());
         let folder = &config.data.dir;
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        let store = Store::open(config.database.url.expose(), clock.clone()).await.context("cannot open the database")?;
+        let store =
+            Store::open(config.database.url.expose(), clock.clone()).await.context("cannot open the database")?;
         let assets: Arc<dyn AssetStore> = Arc::new(
             LocalAssets::open(folder.clone(), clock.clone())
                 .with_context(|| format!("cannot keep pictures in {}", folder.display()))?,

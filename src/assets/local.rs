@@ -363,8 +363,7 @@ mod tests {
         ] {
             let expires = 1_000_000;
             let signature = bench.assets.signature(object, expires, "").finalize().into_bytes();
-            let query =
-                SignedQuery { expires, name: String::new(), signature: URL_SAFE_NO_PAD.encode(signature) };
+            let query = SignedQuery { expires, name: String::new(), signature: URL_SAFE_NO_PAD.encode(signature) };
             assert!(!bench.opens(object, &query).await, "{object}");
         }
     }

@@ -72,15 +72,15 @@ impl LocalLedger {
     fn append_lines(&self, chunk: &Chunk, head: &DayHead) -> Result<(), LedgerError> {
         let path = self.day_file(chunk.day);
         let is_new = !path.exists();
-        let mut file =
-            File::options().create(true).append(true).open(&path).map_err(LedgerError::unavailable)?;
+        let mut file = File::options().create(true).append(true).open(&path).map_err(LedgerError::unavailable)?;
         let length = file.metadata().map_err(LedgerError::unavailable)?.len();
         let next = head.count + 1;
         if i64::try_from(length) != Ok(head.generation) || next < chunk.from || next > chunk.to {
             return Err(LedgerError::Moved);
         }
         let written = usize::try_from(next - chunk.from).map_err(LedgerError::unavailable)?;
-        let rest: Vec<u8> = chunk.lines.split_inclusive(|byte| *byte == b'\n').skip(written).flatten().copied().collect();
+        let rest: Vec<u8> =
+            chunk.lines.split_inclusive(|byte| *byte == b'\n').skip(written).flatten().copied().collect();
         file.write_all(&rest).and_then(|()| file.sync_all()).map_err(LedgerError::unavailable)?;
         if is_new {
             durable::sync_folder(&self.root.join("ledger")).map_err(LedgerError::unavailable)?;

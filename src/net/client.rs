@@ -213,7 +213,7 @@ fn redirect_of(response: &Response) -> Result<Option<&str>, FetchError> {
         | StatusCode::PERMANENT_REDIRECT => {}
         _ => return Ok(None),
     }
-    let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+    let location = response.headers().get(LOCATION).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
     location.map(Some).ok_or_else(|| FetchError::Lasting("the server redirects to nowhere".to_owned()))
 }
 

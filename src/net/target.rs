@@ -198,6 +198,10 @@ fn judge_name(name: &str) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     fn strict(url: &str) -> Result<Rule, Refusal> {
@@ -309,5 +313,109 @@ mod tests {
         assert_eq!(to("//user@example.com/"), Err(Refusal::Credentials));
         assert!(to("//169.254.169.254/").is_err());
         assert!(to(r"\\2130706433/").is_err());
+    }
+
+    /// The special ranges as the standard library reads them, apart from our tables.
+    fn std_calls_it_special(ip: Ipv4Addr) -> bool {
+        let [a, b, c, _] = ip.octets();
+        ip.is_private()
+            || ip.is_loopback()
+            || ip.is_link_local()
+            || ip.is_broadcast()
+            || ip.is_documentation()
+            || ip.is_multicast()
+            || a == 0
+            || a >= 240
+            || (a == 100 && b & 0xc0 == 64)
+            || (a == 198 && b & 0xfe == 18)
+            || matches!((a, b, c), (192, 0, 0) | (192, 31, 196) | (192, 52, 193) | (192, 88, 99) | (192, 175, 48))
+            || ip == Ipv4Addr::new(168, 63, 129, 16)
+    }
+
+    fn spellings(ip: Ipv4Addr) -> Vec<String> {
+        let [a, b, c, d] = ip.octets();
+        let (whole, tail) = (u32::from(ip), u32::from(ip) & 0xff_ffff);
+        let circled = |n: u8| n.to_string().chars().map(|c| if c == '0' { '⓪' } else { circle(c) }).collect::<String>();
+        vec![
+            format!("{ip}"),
+            format!("{ip}."),
+            format!("{whole}"),
+            format!("{whole:#x}"),
+            format!("0{whole:o}"),
+            format!("{a}.{tail}"),
+            format!("{a:#x}.0{b:o}.{}", u16::from_be_bytes([c, d])),
+            format!("0{a:o}.{b:#X}.{c}.000{d:o}"),
+            format!("{a}。{b}｡{c}．{d}"),
+            format!("{}.{}.{}.{}", circled(a), circled(b), circled(c), circled(d)),
+            ip.to_string().replace('.', "%2e").replace('1', "%31"),
+        ]
+    }
+
+    fn circle(digit: char) -> char {
+        char::from_u32(u32::from(digit) - u32::from('1') + u32::from('①')).unwrap()
+    }
+
+    /// Most random addresses are public; most of these are not.
+    fn any_ipv4() -> impl Strategy<Value = Ipv4Addr> {
+        let special = prop_oneof![
+            Just(0),
+            Just(10),
+            Just(100),
+            Just(127),
+            Just(168),
+            Just(169),
+            Just(172),
+            Just(192),
+            Just(198),
+            Just(203),
+            224..=255_u8
+        ];
+        let octets = (prop_oneof![any::<u8>(), special], any::<u8>(), any::<u8>(), any::<u8>());
+        let edges = prop_oneof![Just([169, 254, 169, 254]), Just([192, 168, 0, 1]), Just([168, 63, 129, 16])];
+        prop_oneof![4 => octets.prop_map(|(a, b, c, d)| Ipv4Addr::new(a, b, c, d)), 1 => edges.prop_map(Ipv4Addr::from)]
+    }
+
+    proptest! {
+        #[test]
+        fn an_address_is_judged_the_same_in_every_spelling(ip in any_ipv4()) {
+            for host in spellings(ip) {
+                let outcome = strict(&format!("https://{host}/"));
+                prop_assert_eq!(outcome.is_err(), std_calls_it_special(ip), "{} as {}", ip, host);
+            }
+        }
+
+        #[test]
+        fn no_ipv6_address_that_carries_an_ipv4_one_is_dialled(ip in any_ipv4(), prefix in 0x2000..0x4000_u16) {
+            let (high, low) = (u32::from(ip) >> 16, u32::from(ip) & 0xffff);
+            for host in [
+                format!("::{ip}"),
+                format!("::ffff:{ip}"),
+                format!("::ffff:0:{ip}"),
+                format!("64:ff9b::{ip}"),
+                format!("64:ff9b:1::{ip}"),
+                format!("2002:{high:x}:{low:x}::1"),
+                format!("2001:0:{high:x}:{low:x}::1"),
+                format!("2001::{:x}:{:x}", !high & 0xffff, !low & 0xffff),
+                format!("{prefix:x}:db9::5efe:{ip}"),
+                format!("{prefix:x}:db9::200:5efe:{ip}"),
+            ] {
+                prop_assert!(strict(&format!("https://[{host}]/")).is_err(), "{}", host);
+            }
+        }
+
+        #[test]
+        fn whatever_is_accepted_is_a_public_web_address(text in "(https?:)?[/\\\\]{0,3}[a-z0-9.:@%\\[\\]#?①。-]{0,24}") {
+            let allow = Allowlist::default();
+            if let Ok(target) = Target::parse(&text, &allow, false) {
+                let url = target.url();
+                prop_assert_eq!((url.scheme(), url.username(), url.password()), ("https", "", None));
+                prop_assert!(matches!(url.port(), None | Some(80)));
+                match url.host().unwrap() {
+                    Host::Ipv4(ip) => prop_assert!(!std_calls_it_special(ip)),
+                    Host::Ipv6(ip) => prop_assert_eq!(ip.segments()[0] & 0xe000, 0x2000),
+                    Host::Domain(name) => prop_assert!(name.contains('.') && !name.ends_with('.')),
+                }
+            }
+        }
     }
 }

@@ -199,6 +199,7 @@ async fn no_redirect_leads_inside_in_any_spelling() {
         "ftp://example.com/".to_owned(),
         "gopher://example.com/".to_owned(),
         "data:image/png;base64,AAAA".to_owned(),
+        "http://①②⑦.⓪.⓪.①/".to_owned(),
     ];
     let script = locations.clone();
     // The path says which of them the chain ends at, and how many hops from here.
@@ -335,6 +336,9 @@ async fn a_body_is_counted_whatever_its_length_is_said_to_be() {
     }
     let endless = Server::start(|_, _| Answer::Endless(b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), vec![b'x'; 65_536])).await;
     assert_eq!(client_of(&endless, small).fetch(&endless.url("/")).await.unwrap_err(), too_large);
+    let drip = Server::start(|_, _| Answer::Drip(b"HTTP/1.1 200 OK\r\n\r\nxxxxxxxxxx".to_vec())).await;
+    let outcome = client_of(&drip, |config| config.max_bytes = 3).fetch(&drip.url("/")).await;
+    assert_eq!(outcome.unwrap_err(), FetchError::TooLarge { limit: 3 });
     let fits = Server::start(|_, _| Answer::with_headers("200 OK", "", &[b'x'; 100])).await;
     assert_eq!(client_of(&fits, small).fetch(&fits.url("/")).await.unwrap().bytes.len(), 100);
 }

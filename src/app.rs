@@ -253,5 +253,5 @@ fn references(config: &ReferencesConfig) -> anyhow::Result<WebReferences> {
         max_pixels: config.max_pixels,
         allow: config.allow.parse().context("REFERENCE_ALLOW")?,
     };
-    Ok(WebReferences::new(limits, Arc::new(SystemLookup))?)
+    Ok(WebReferences::new(limits, SystemLookup)?)
 }

@@ -65,7 +65,7 @@ impl IdSource for RandomIds {
     fn next(&self) -> Ulid {
         let mut slot = self.generator.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let generator = slot.get_or_insert_default();
-        generator.generate().unwrap_or_else(|overflow| overflow.commit_overflow_random())
+        generator.generate().unwrap_or_else(ulid::Overflow::commit_overflow_random)
     }
 }
 

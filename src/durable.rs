@@ -152,7 +152,7 @@ mod tests {
             fs::write(path, b"x").unwrap();
         }
         remove_leftovers(folder.path()).unwrap();
-        assert_eq!(entries(folder.path()).unwrap(), [below.clone()]);
+        assert_eq!(entries(folder.path()).unwrap(), std::slice::from_ref(&below));
         assert_eq!(entries(&below).unwrap(), [below.join("kept.png")]);
         assert!(remove_leftovers(&folder.path().join("absent")).is_ok());
     }

@@ -228,7 +228,7 @@ mod tests {
     use crate::domain::ids::{AttemptId, BatchId, ImageKey};
     use crate::domain::picture::Picture;
 
-    const HOUR: Duration = Duration::from_secs(3_600);
+    const HOUR: Duration = Duration::from_hours(1);
 
     struct Bench {
         folder: tempfile::TempDir,

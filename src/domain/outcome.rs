@@ -15,7 +15,7 @@ pub const MAX_UNKNOWN_RETRIES: u32 = 1;
 /// Automatic retries after a call that this process itself gave up at shutdown.
 pub const MAX_INTERRUPTED_RETRIES: u32 = 3;
 /// How long a provider may put a picture off before it fails.
-pub const MAX_THROTTLED: Duration = Duration::from_secs(3_600);
+pub const MAX_THROTTLED: Duration = Duration::from_hours(1);
 /// The first pause of the backoff; the n-th is up to `2^(n-1)` times as long.
 pub const BACKOFF_BASE: Duration = Duration::from_secs(1);
 /// The longest pause of the backoff.

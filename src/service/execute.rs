@@ -31,7 +31,7 @@ const STORE_TRIES: u32 = 5;
 /// The pause between tries against a store that is away.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// How long a picture waits while charges above their reserve keep the day over its limit.
-const OVERRUN_PAUSE: Duration = Duration::from_secs(60);
+const OVERRUN_PAUSE: Duration = Duration::from_mins(1);
 
 /// What an execution must heed.
 #[derive(Debug, Clone)]

@@ -39,7 +39,7 @@ const POLL: Duration = Duration::from_secs(2);
 /// Rendered events that the streams of one batch share.
 const SHARED_EVENTS: usize = 256;
 /// Shared events older than this are rendered again: the links in them must stay fresh.
-const SHARED_FOR: Duration = Duration::from_secs(60);
+const SHARED_FOR: Duration = Duration::from_mins(1);
 /// Events read from the table at once.
 const PAGE: u32 = 128;
 
@@ -67,7 +67,7 @@ pub struct Feeds {
     tracker: TaskTracker,
     draining: CancellationToken,
     rules: FeedRules,
-    feeds: Mutex<HashMap<BatchId, Weak<Feed>>>,
+    open: Mutex<HashMap<BatchId, Weak<Feed>>>,
 }
 
 /// A rendered event.
@@ -99,7 +99,7 @@ impl Feeds {
         draining: CancellationToken,
         rules: FeedRules,
     ) -> Self {
-        Self { store, links, clock, counters, tracker, draining, rules, feeds: Mutex::default() }
+        Self { store, links, clock, counters, tracker, draining, rules, open: Mutex::default() }
     }
 
     /// Opens a stream of the events after number `after`.
@@ -134,7 +134,7 @@ impl Feeds {
 
     /// The feed of `batch`; starts its follower if nobody watches the batch yet.
     fn feed(self: &Arc<Self>, batch: BatchId, last: u64) -> Arc<Feed> {
-        let mut feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut feeds = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(feed) = feeds.get(&batch).and_then(Weak::upgrade) {
             return feed;
         }

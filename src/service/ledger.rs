@@ -30,7 +30,9 @@ pub enum ExportError {
     #[error("cannot write the ledger")]
     Ledger(#[from] LedgerError),
     /// The ledger has fewer lines than were confirmed: somebody cut it.
-    #[error("the ledger of {day} has {found} lines, and {expected} were written: run `orchestrator ledger verify`")]
+    #[error(
+        "the ledger of {day} has {found} lines, and {expected} were written: put the file back; the charges are kept in the database"
+    )]
     Shrunk {
         /// The day.
         day: Day,

@@ -11,7 +11,7 @@ use crate::domain::state::{BatchState, Counts};
 use crate::store::{BatchFilter, BatchRow, BudgetRow, EVERYONE, ImageRow, ItemRow, user_scope};
 
 /// A redirect to a picture is cached at most so long.
-const REDIRECT_CACHED: Duration = Duration::from_secs(3_600);
+const REDIRECT_CACHED: Duration = Duration::from_hours(1);
 /// How often a waiting request looks, in case a wake-up was lost.
 const WAIT_POLL: Duration = Duration::from_secs(1);
 
@@ -110,12 +110,11 @@ impl Batches {
     pub async fn budget(&self, caller: &UserId) -> Result<BudgetView, ServiceError> {
         let limits = self.rules.limits;
         let everyone = self.store.load_budget(EVERYONE).await?;
-        let user = match limits.user {
-            None => None,
-            Some(_) => {
-                let row = self.store.load_budget(&user_scope(caller)).await?;
-                Some(scope_view(&row, limits.user)?)
-            }
+        let user = if limits.user.is_some() {
+            let row = self.store.load_budget(&user_scope(caller)).await?;
+            Some(scope_view(&row, limits.user)?)
+        } else {
+            None
         };
         Ok(BudgetView {
             day: everyone.day,

@@ -11,7 +11,7 @@ use crate::domain::spec::{BatchSpec, RunMode};
 use crate::store::{BudgetRow, NewBatch, NewItem, StoreError, SubmitOutcome};
 
 /// How long an idempotency key is remembered.
-pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(24 * 3_600);
+const IDEMPOTENCY_KEPT: Duration = Duration::from_hours(24);
 
 /// A batch with the price of each row.
 struct Priced<'a> {

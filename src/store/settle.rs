@@ -208,8 +208,7 @@ impl SettleRun<'_> {
         let sql = "UPDATE images SET fence = fence WHERE batch_id = $1 AND ordinal = $2 AND variant = $3
                      AND fence = $4 AND state IN ('claimed', 'running')
                    RETURNING state, cost, billing, attempts";
-        let row = self
-            .image_query(sql, claim.image)
+        let row = Self::image_query(sql, claim.image)
             .bind(claim.fence)
             .fetch_optional(&mut *self.connection)
             .await
@@ -224,7 +223,6 @@ impl SettleRun<'_> {
     }
 
     fn image_query<'q>(
-        &self,
         sql: &'static str,
         image: ImageKey,
     ) -> sqlx::query::Query<'q, sqlx::Any, sqlx::any::AnyArguments> {
@@ -304,7 +302,7 @@ impl SettleRun<'_> {
                      interruptions = $8, throttled_since = $9, attempts = $10, cost = $11, billing = $12,
                      picture = $13, error = $14
                    WHERE batch_id = $1 AND ordinal = $2 AND variant = $3";
-        self.image_query(sql, image)
+        Self::image_query(sql, image)
             .bind(close.state.as_str())
             .bind(due)
             .bind(i64::from(history.failures))
@@ -325,7 +323,7 @@ impl SettleRun<'_> {
     async fn write_next_attempt(&mut self, request: &SettleRequest<'_>, close: &Close) -> Result<(), StoreError> {
         let sql = "INSERT INTO attempts (id, batch_id, ordinal, variant, number, fence, state, reserved)
                    VALUES ($4, $1, $2, $3, $5, $6, 'held', $7)";
-        self.image_query(sql, request.settlement.claim.image)
+        Self::image_query(sql, request.settlement.claim.image)
             .bind(request.next_attempt.to_string())
             .bind(i64::from(request.job.number) + 1)
             .bind(request.settlement.claim.fence)

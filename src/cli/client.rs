@@ -105,3 +105,49 @@ async fn read<T: DeserializeOwned>(response: Response) -> anyhow::Result<T> {
     let body = response.bytes().await?;
     serde_json::from_slice(&body).context("the service answered something unexpected")
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::http::HeaderMap;
+    use axum::routing::get;
+
+    use super::*;
+
+    /// A service with these routes.
+    async fn service(routes: Router) -> Client {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::new(listener.local_addr().unwrap()).unwrap();
+        tokio_util::task::TaskTracker::new().spawn(async { axum::serve(listener, routes).await.unwrap() });
+        client
+    }
+
+    /// A stream of three events that breaks off after each.
+    async fn one_event_a_time(headers: HeaderMap) -> String {
+        let last = headers.get("last-event-id").map_or(0, |id| id.to_str().unwrap().parse::<u32>().unwrap());
+        let kind = if last == 2 { "done" } else { "step" };
+        format!("retry: 1\n\n: still here\n\nid: {}\nevent: {kind}\ndata: {{}}\n\n", last + 1)
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_breaks_off_is_resumed_where_it_was_cut() {
+        let client = service(Router::new().route("/images/b/events", get(one_event_a_time))).await;
+        let mut ids = Vec::new();
+        client.follow("b", |event| ids.push(event.id.clone())).await.unwrap();
+        assert_eq!(ids, ["1", "2", "3"]);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_over_needs_no_events() {
+        let client = service(Router::new().route("/images/b/events", get(|| async { StatusCode::NO_CONTENT }))).await;
+        client.follow("b", |event| panic!("{event:?}")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_error_of_the_service_is_told_in_its_own_words() {
+        let problem = (StatusCode::PAYMENT_REQUIRED, r#"{"detail":"only 0.10 is left"}"#);
+        let client = service(Router::new().route("/images", axum::routing::post(move || async move { problem }))).await;
+        let error = client.post::<Value>("/images", String::new()).await.unwrap_err();
+        assert_eq!(error.to_string(), "the service answered 402 Payment Required: only 0.10 is left");
+    }
+}

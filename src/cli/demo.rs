@@ -96,16 +96,16 @@ async fn tour(client: &Client, config: &Config, exit: bool) -> anyhow::Result<()
     let sent: Batch = client.post("/images", BATCH.to_owned()).await?;
     say(&format!(
         "Sent {} with {} rows, {} pictures; {} US dollars are reserved for it.\n",
-        sent.batch_id,
+        sent.id,
         sent.items.len(),
         sent.counts.total,
         sent.estimated_cost
     ));
     let mut progress = Progress::new(sent.counts.total, std::io::stderr().is_terminal());
-    let followed = client.follow(&sent.batch_id, |event| progress.show(event)).await;
+    let followed = client.follow(&sent.id, |event| progress.show(event)).await;
     progress.end();
     followed?;
-    let batch: Batch = client.get(&format!("/images/{}?limit=200", sent.batch_id)).await?;
+    let batch: Batch = client.get(&format!("/images/{}?limit=200", sent.id)).await?;
     say(&report::pictures(&batch, &config.data.dir));
     let wrong = view::unexpected(&batch, REFUSED_MARKER);
     ensure!(wrong.is_empty(), "not as expected: {}", wrong.join(", "));

@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn an_id_survives_its_text_form_and_refuses_other_kinds() {
-        let id = BatchId::new(Ulid::from_parts(1, 2));
+        let id = BatchId::new(Ulid::from_parts(1_795_512_370_739, 0xface));
         assert_eq!(id.to_string().parse(), Ok(id));
         assert!(id.to_string().parse::<AttemptId>().is_err());
         assert!(id.to_string().to_lowercase().parse::<BatchId>().is_err());

@@ -30,7 +30,7 @@ const LAYERS: &[Layer] = &[
     Layer { path: "config", may_use: &["domain", "clock"] },
     Layer { path: "lifecycle", may_use: &["domain", "clock"] },
     Layer { path: "telemetry", may_use: &["domain", "clock"] },
-    Layer { path: "store", may_use: &["domain", "clock", "durable"] },
+    Layer { path: "store", may_use: &["domain", "clock"] },
     // The ports: the trait, its error, its limits.
     Layer { path: "provider", may_use: &["domain", "clock"] },
     Layer { path: "assets", may_use: &["domain", "clock"] },

@@ -29,6 +29,12 @@ pub(super) struct Books {
     pub(super) batch_lines: usize,
 }
 
+impl Books {
+    fn agree_with(&self, batch: &Batch, budget: &Budget) -> bool {
+        self.day_sum == budget.everyone.spent && self.batch_sum == batch.actual_cost
+    }
+}
+
 /// Waits until everything agrees.
 ///
 /// # Errors
@@ -38,7 +44,7 @@ pub(super) async fn agree(client: &Client, data_dir: &Path, batch: &Batch) -> an
     loop {
         let budget: Budget = client.get("/budget").await?;
         let books = read(&data_dir.join("ledger"), &budget, batch).await?;
-        if books.day_sum == budget.everyone.spent && books.batch_sum == batch.actual_cost {
+        if books.agree_with(batch, &budget) {
             return Ok(books);
         }
         if Instant::now() > deadline {
@@ -72,7 +78,7 @@ async fn read(folder: &Path, budget: &Budget, batch: &Batch) -> anyhow::Result<B
             if path == books.file {
                 books.day_sum = books.day_sum.plus(line.cost)?;
             }
-            if line.job_id.to_string() == batch.batch_id {
+            if line.job_id.to_string() == batch.id {
                 books.batch_sum = books.batch_sum.plus(line.cost)?;
                 books.batch_lines += 1;
             }
@@ -84,4 +90,56 @@ async fn read(folder: &Path, budget: &Budget, batch: &Batch) -> anyhow::Result<B
 /// The lines that are written to their end; the last one may be in the making.
 fn complete_lines(text: &str) -> impl Iterator<Item = &str> {
     text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BATCH: &str = "bat_01KB0000000000000000000001";
+    const OTHER: &str = "bat_01KB0000000000000000000002";
+
+    fn line(batch: &str, cost: &str) -> String {
+        let ulid = &batch[4..];
+        format!(
+            r#"{{"id":"chg_{ulid}","ts":1,"userId":"local","jobId":"{batch}","sceneId":"s","variant":1,"attemptId":"att_{ulid}",
+                "prompt":"p","images":1,"cost":{cost},"model":"m","outcome":"charged","requestId":null}}"#
+        )
+        .replace(['\n', ' '], "")
+    }
+
+    /// What the service would answer.
+    fn answers(batch_cost: &str, spent: &str) -> (Batch, Budget) {
+        let counts = r#"{"total":0,"queued":0,"running":0,"completed":0,"failed":0,"cancelled":0}"#;
+        let batch = format!(
+            r#"{{"batchId":"{BATCH}","estimatedCost":1,"actualCost":{batch_cost},"counts":{counts},"items":[]}}"#
+        );
+        let budget = format!(r#"{{"day":"2026-11-24","everyone":{{"dailyLimit":null,"spent":{spent},"reserved":0}}}}"#);
+        (serde_json::from_str(&batch).unwrap(), serde_json::from_str(&budget).unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_books_agree_only_to_the_micro_dollar() {
+        let folder = tempfile::tempdir().unwrap();
+        let yesterday = format!("{}\n", line(BATCH, "0.05"));
+        let today = format!("{}\n{}\n{}", line(BATCH, "0.000001"), line(OTHER, "0.1"), line(OTHER, "9"));
+        std::fs::write(folder.path().join("2026-11-23.jsonl"), yesterday).unwrap();
+        std::fs::write(folder.path().join("2026-11-24.jsonl"), today).unwrap();
+        let (batch, budget) = answers("0.050001", "0.100001");
+        let books = read(folder.path(), &budget, &batch).await.unwrap();
+        assert_eq!(books.batch_lines, 2);
+        assert!(books.agree_with(&batch, &budget), "{books:?}");
+        for (batch_cost, spent) in [("0.050002", "0.100001"), ("0.050001", "0.1"), ("0.05", "0.100001")] {
+            let (batch, budget) = answers(batch_cost, spent);
+            assert!(!books.agree_with(&batch, &budget), "{batch_cost} {spent}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_ledger_that_is_not_there_agrees_with_nothing_spent() {
+        let folder = tempfile::tempdir().unwrap();
+        let (batch, budget) = answers("0", "0");
+        let books = read(&folder.path().join("ledger"), &budget, &batch).await.unwrap();
+        assert!(books.agree_with(&batch, &budget));
+    }
 }

@@ -58,7 +58,7 @@ Money, in US dollars; each pair agrees to the micro-dollar:
 
 /// Commands that work as they are, with this service's address.
 pub(super) fn what_next(base: &str, batch: &Batch, exit: bool) -> String {
-    let id = &batch.batch_id;
+    let id = &batch.id;
     if exit {
         return "\nTry next: orchestrator demo, which keeps serving.".to_owned();
     }

@@ -9,7 +9,8 @@ use crate::domain::time::Day;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Batch {
-    pub(super) batch_id: String,
+    #[serde(rename = "batchId")]
+    pub(super) id: String,
     pub(super) estimated_cost: MicroUsd,
     pub(super) actual_cost: MicroUsd,
     pub(super) counts: Counts,

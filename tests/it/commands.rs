@@ -1,0 +1,79 @@
+//! The command line, by the real program.
+
+use std::path::Path;
+use std::process::Output;
+
+use crate::process::{PATIENCE, Settings};
+
+/// Runs the program to its end.
+async fn run(settings: &Settings, arguments: &[&str]) -> Output {
+    let mut command = settings.command();
+    command.args(arguments);
+    tokio::time::timeout(PATIENCE, command.output()).await.unwrap().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn files(folder: &Path, ending: &str) -> usize {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.extension().is_some_and(|of| of == ending)).count()
+}
+
+#[tokio::test]
+async fn the_demo_makes_every_picture_and_its_books_agree_also_the_second_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings::new(folder.path());
+    for run_number in 1..=2 {
+        let output = run(&settings, &["demo", "--exit"]).await;
+        let said = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{said}{}", text(&output.stderr));
+        assert!(said.contains("18 made") && said.contains("not-allowed"), "{said}");
+        let batches: Vec<_> = std::fs::read_dir(folder.path().join("images")).unwrap().map(Result::unwrap).collect();
+        assert_eq!(batches.len(), run_number);
+        assert!(batches.iter().all(|batch| files(&batch.path(), "png") == 18));
+    }
+    assert_eq!(files(&folder.path().join("ledger"), "jsonl"), 1);
+}
+
+#[tokio::test]
+async fn a_demo_that_does_not_fit_the_budget_says_so_and_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(&Settings::new(folder.path()).with("DAILY_BUDGET_USD", "0.5"), &["demo", "--exit"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("402"), "{}", text(&output.stderr));
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_ends_with_64_and_one_line_a_problem() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings::new(folder.path()).with("HOST", "0.0.0.0").with("SHUTDOWN_GRACE", "soon");
+    for arguments in [&[][..], &["serve"], &["demo", "--exit"], &["prices"]] {
+        let output = run(&settings, arguments).await;
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+        let said = text(&output.stderr);
+        let names: Vec<&str> = said.lines().filter_map(|line| line.split(':').next()).collect();
+        assert_eq!(names, ["HOST", "SHUTDOWN_GRACE"]);
+    }
+}
+
+#[tokio::test]
+async fn the_health_check_tells_a_running_service_from_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings::new(folder.path());
+    let service = settings.start().await;
+    let port = service.url.rsplit(':').next().unwrap().to_owned();
+    let checking = settings.with("PORT", port);
+    assert_eq!(run(&checking, &["healthcheck"]).await.status.code(), Some(0));
+    assert_eq!(service.stop().await, Some(0));
+    assert_eq!(run(&checking, &["healthcheck"]).await.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn migrate_makes_a_database_and_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(&Settings::new(folder.path()), &["migrate"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(folder.path().join("orchestrator.db").exists());
+}

@@ -1,0 +1,43 @@
+//! What the documents say and the program does, compared.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+use orchestrator::config::Config;
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// The variables of `.env.example`.
+fn example() -> HashMap<String, String> {
+    let text = read(".env.example");
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+#[test]
+fn the_example_environment_lists_exactly_what_is_read() {
+    let example = example();
+    let listed: BTreeSet<&str> = example.keys().map(String::as_str).collect();
+    let read: BTreeSet<&str> = Config::names().into_iter().collect();
+    assert_eq!(listed, read);
+}
+
+#[test]
+fn the_example_environment_shows_the_defaults() {
+    let shown = Config::parse(&example()).unwrap();
+    let default = Config::parse(&HashMap::new()).unwrap();
+    assert_eq!(format!("{shown:#?}"), format!("{default:#?}"));
+    assert_eq!(shown.database.url, default.database.url);
+}
+
+#[test]
+fn every_document_that_the_readme_links_to_is_there() {
+    let readme = read("README.md");
+    let links: Vec<&str> = readme.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+    assert!(links.len() > 5, "{links:?}");
+    for link in links.iter().filter(|link| !link.contains("://") && !link.starts_with('#')) {
+        assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(link).exists(), "{link}");
+    }
+}

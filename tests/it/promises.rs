@@ -10,7 +10,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
 use crate::engines::{Database, on_both_engines};
-use crate::process::{Answer, Service, Settings, batch};
+use crate::process::{Answer, Settings, batch};
 use crate::sse;
 
 on_both_engines!(

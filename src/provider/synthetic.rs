@@ -212,11 +212,8 @@ mod tests {
     #[test]
     fn the_usage_never_costs_more_than_was_reserved() {
         let (prices, provider) = (prices(), provider());
-        let reference = ReferenceImage {
-            bytes: Bytes::new(),
-            format: PictureFormat::Png,
-            mode: ReferenceMode::StyleOnly,
-        };
+        let reference =
+            ReferenceImage { bytes: Bytes::new(), format: PictureFormat::Png, mode: ReferenceMode::StyleOnly };
         for model in prices.models() {
             for &image_size in model.sizes.keys() {
                 let references = vec![reference.clone(); 6];
@@ -225,10 +222,7 @@ mod tests {
                     scene_id: "s".parse().unwrap(),
                     prompt: call.prompt.clone(),
                     variants: 1,
-                    references: vec![
-                        Reference { url: String::new(), mode: ReferenceMode::StyleOnly, sha256: None };
-                        6
-                    ],
+                    references: vec![Reference { url: String::new(), mode: ReferenceMode::StyleOnly, sha256: None }; 6],
                     aspect_ratio: call.aspect_ratio,
                     image_size,
                 };

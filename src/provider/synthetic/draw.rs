@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::domain::picture::{PictureFormat, ReferenceImage};
 use crate::provider::ImageCall;
 
-/// DejaVu Sans Bold; its licence lies beside it.
+/// A bold sans-serif; its licence lies beside it.
 const FONT: &[u8] = include_bytes!("DejaVuSans-Bold.ttf");
 /// The longer side of a picture, in pixels.
 const SIDE: u32 = 1024;
@@ -21,6 +21,10 @@ const SIDE: u32 = 1024;
 const MARGIN: u32 = 72;
 /// A side of the coarse background, which is enlarged smoothly.
 const COARSE: u32 = 24;
+/// Sizes in which a prompt is tried, in pixels.
+const SIZES: [u16; 6] = [92, 72, 56, 44, 34, 26];
+/// The size in which any prompt is written.
+const SMALLEST: u16 = 20;
 /// Longest side of a reference's thumbnail.
 const THUMBNAIL: u32 = 144;
 /// Most bytes that decoding a reference may take.
@@ -129,11 +133,11 @@ fn thumbnail(reference: &ReferenceImage) -> Option<RgbImage> {
 fn words(canvas: &mut RgbImage, font: &FontRef<'_>, prompt: &str, bottom: u32) {
     let room = canvas.width() - 2 * MARGIN;
     let height = bottom.saturating_sub(MARGIN);
-    let fits = |size: &u16| wrap(font, prompt, *size, room).len() as u32 * line_height(*size) <= height;
-    let size = [92_u16, 72, 56, 44, 34, 26, 20].into_iter().find(fits).unwrap_or(20);
-    let lines = wrap(font, prompt, size, room);
+    let lines_of = |size: u16| (height / line_height(size)).max(1) as usize;
+    let fits = |size: &u16| wrap(font, prompt, *size, room).len() <= lines_of(*size);
+    let size = SIZES.into_iter().find(fits).unwrap_or(SMALLEST);
     let mut y = MARGIN;
-    for line in lines.iter().take((height / line_height(size)).max(1) as usize) {
+    for line in wrap(font, prompt, size, room).iter().take(lines_of(size)) {
         write(canvas, font, line, size, MARGIN, y);
         y += line_height(size);
     }

@@ -1,6 +1,13 @@
 //! The one integration binary.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by ending")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on says so by ending, and is a program of its own"
+)]
 
 mod architecture;
 mod commands;

@@ -202,7 +202,7 @@ async fn a_stream_cut_after_every_event_sees_each_number_once(database: Arc<Data
     }
     let count = seen.len() as u64;
     assert_eq!(seen, (1..=count).collect::<Vec<u64>>());
-    assert!(count >= 1 + 20 + 10 + 1, "{count}");
+    assert!(count > 31, "{count}");
     assert_eq!(sse::request(&service, &id, seen.last().copied()).await.status().as_u16(), 204);
     let mut replay = sse::open(&service, &id, None).await;
     let mut again = Vec::new();

@@ -542,7 +542,7 @@ async fn an_embedded_databases_day_is_the_injected_clocks() {
         let clock = Arc::new(FixedClock::at(Timestamp::from_millis(1_700_000_000_000)));
         let store = database.open(clock.clone()).await;
         let first = store.load_budget(EVERYONE).await.unwrap().day;
-        clock.advance(Duration::from_secs(24 * 3_600));
+        clock.advance(Duration::from_hours(24));
         assert_eq!(store.load_budget(EVERYONE).await.unwrap().day.number(), first.number() + 1);
     })
     .await;

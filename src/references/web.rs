@@ -2,7 +2,7 @@
 //!
 //! Owns how many are fetched at once in the whole process, how often a fetch is tried, and that one picture is
 //! decoded at a time. What may be connected to is the business of [`net`](crate::net), what may be in the bytes
-//! that of [`content`](super::content). Keeps nothing.
+//! that of [`content`]. Keeps nothing.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,21 +1,23 @@
 //! The end of attempts: picture, attempt, batch, events, money and ledger move together or not at all.
 
+mod write;
+
 use std::collections::BTreeMap;
 
 use sqlx::AnyConnection;
 
 use super::batch::OpenBatch;
 use super::budget::{BudgetMove, EVERYONE, Limits, user_scope};
-use super::rows::{Columns as _, to_json};
+use super::rows::Columns as _;
 use super::work::Job;
 use super::{Store, StoreError, transaction};
 use crate::domain::event::Event;
 use crate::domain::ids::{AttemptId, BatchId, ChargeId, ImageKey};
-use crate::domain::ledger::{ChargeOutcome, LedgerLine, LedgerPrompts};
+use crate::domain::ledger::LedgerPrompts;
 use crate::domain::money::MicroUsd;
 use crate::domain::outcome::{Charge, Next, Settlement};
 use crate::domain::state::{AttemptState, BatchState, Billing, Counts, ErrorCode, ImageError, ImageState};
-use crate::domain::time::{Day, Timestamp};
+use crate::domain::time::Timestamp;
 
 /// One attempt's end, with what writing it needs.
 pub struct SettleRequest<'a> {
@@ -280,60 +282,6 @@ impl SettleRun<'_> {
         Ok(false)
     }
 
-    async fn write_image(&mut self, request: &SettleRequest<'_>, close: &Close) -> Result<(), StoreError> {
-        let (image, history) = (request.settlement.claim.image, request.settlement.history);
-        let (due, again, calls) = match &close.next {
-            Next::Complete(_) | Next::Fail(_) => (0, false, close.image.attempts),
-            // The provider did not take the call: it uses up no attempt.
-            Next::Wait(until) => (until.millis(), false, close.image.attempts - i64::from(close.image.running)),
-            Next::Again(until) => (until.millis(), true, close.image.attempts),
-            Next::AgainReserved => (self.at.millis(), true, close.image.attempts),
-        };
-        let (picture, error) = match &close.next {
-            Next::Complete(picture) => (Some(to_json(picture)?), None),
-            Next::Fail(error) if close.state == ImageState::Failed => (None, Some(to_json(error)?)),
-            _ => (None, None),
-        };
-        let cost = match close.billing {
-            None => close.image.cost,
-            Some(_) => Some(close.image.cost.unwrap_or(0) + close.cost.micros()),
-        };
-        let sql = "UPDATE images SET state = $4, due = $5, worker = NULL, failures = $6, unknown_retries = $7,
-                     interruptions = $8, throttled_since = $9, attempts = $10, cost = $11, billing = $12,
-                     picture = $13, error = $14
-                   WHERE batch_id = $1 AND ordinal = $2 AND variant = $3";
-        Self::image_query(sql, image)
-            .bind(close.state.as_str())
-            .bind(due)
-            .bind(i64::from(history.failures))
-            .bind(i64::from(history.unknown_retries))
-            .bind(i64::from(history.interruptions))
-            .bind(history.throttled_since.map(Timestamp::millis))
-            .bind(calls)
-            .bind(cost)
-            .bind(close.billing.map(Billing::as_str))
-            .bind(picture)
-            .bind(error)
-            .execute(&mut *self.connection)
-            .await
-            .map_err(|error| self.store.error(error))?;
-        if again && close.state == ImageState::Queued { self.write_next_attempt(request, close).await } else { Ok(()) }
-    }
-
-    async fn write_next_attempt(&mut self, request: &SettleRequest<'_>, close: &Close) -> Result<(), StoreError> {
-        let sql = "INSERT INTO attempts (id, batch_id, ordinal, variant, number, fence, state, reserved)
-                   VALUES ($4, $1, $2, $3, $5, $6, 'held', $7)";
-        Self::image_query(sql, request.settlement.claim.image)
-            .bind(request.next_attempt.to_string())
-            .bind(i64::from(request.job.number) + 1)
-            .bind(request.settlement.claim.fence)
-            .bind(close.reserved.micros())
-            .execute(&mut *self.connection)
-            .await
-            .map_err(|error| self.store.error(error))?;
-        Ok(())
-    }
-
     /// Adds the events and the counts that follow from one attempt's end.
     async fn tell(&mut self, request: &SettleRequest<'_>, close: &Close) -> Result<(), StoreError> {
         let image = request.settlement.claim.image;
@@ -385,58 +333,5 @@ impl SettleRun<'_> {
             counts.add(row.parsed("state")?, row.count("pictures")?);
         }
         Ok(counts.is_finished().then(|| counts.state()))
-    }
-
-    async fn write_batches(&mut self) -> Result<(), StoreError> {
-        for (id, mut batch) in std::mem::take(&mut self.batches) {
-            self.store.write_batch(&mut *self.connection, id, &mut batch, self.at).await?;
-            self.ended |= batch.counts.is_finished();
-        }
-        Ok(())
-    }
-
-    /// Moves the money of everyone, then of each user; returns the day that the charges belong to.
-    async fn write_budget(
-        &mut self,
-        everyone: BudgetMove,
-        users: BTreeMap<String, BudgetMove>,
-    ) -> Result<Day, StoreError> {
-        let today = self.store.today(&mut *self.connection).await?;
-        let day = self.store.move_budget(&mut *self.connection, EVERYONE, today, everyone).await?;
-        for (scope, change) in users {
-            self.store.move_budget(&mut *self.connection, &scope, day, change).await?;
-        }
-        Ok(day)
-    }
-
-    async fn write_charge(&mut self, request: &SettleRequest<'_>, close: &Close, day: Day) -> Result<(), StoreError> {
-        let (job, settlement) = (request.job, request.settlement);
-        let unknown = settlement.charge == Charge::Reserve;
-        let line = LedgerLine {
-            id: request.charge,
-            ts: self.at.millis(),
-            user_id: job.owner.as_str().to_owned(),
-            job_id: job.claim.image.batch,
-            scene_id: job.scene_id.clone(),
-            variant: job.claim.image.variant,
-            attempt_id: job.claim.attempt,
-            prompt: self.prompts.apply(&job.prompt),
-            images: u32::from(matches!(close.next, Next::Complete(_))),
-            cost: close.cost,
-            model: job.model.clone(),
-            outcome: if unknown { ChargeOutcome::Unknown } else { ChargeOutcome::Charged },
-            request_id: settlement.request_id.clone(),
-        };
-        let sql = "INSERT INTO ledger (id, attempt_id, day, ts, line) VALUES ($1, $2, $3, $4, $5)";
-        sqlx::query(sql)
-            .bind(line.id.to_string())
-            .bind(line.attempt_id.to_string())
-            .bind(day.number())
-            .bind(line.ts)
-            .bind(to_json(&line)?)
-            .execute(&mut *self.connection)
-            .await
-            .map_err(|error| self.store.error(error))?;
-        Ok(())
     }
 }

@@ -31,6 +31,7 @@ use crate::service::gate::Gate;
 use crate::service::health::Health;
 use crate::service::ledger::Exporter;
 use crate::service::links::{LinkRules, Links};
+use crate::service::settle::Settler;
 use crate::store::{Limits, Store};
 use crate::telemetry::Counters;
 use crate::worker::Worker;
@@ -174,7 +175,13 @@ impl Parts {
             prices: self.prices.clone(),
             thumbnails: self.config.features.thumbnails.then(Thumbnailer::default),
             clock: self.clock.clone(),
-            ids: self.ids.clone(),
+            settler: Settler::new(
+                self.store.clone(),
+                self.clock.clone(),
+                self.ids.clone(),
+                self.counters.clone(),
+                self.rules,
+            ),
             counters: self.counters.clone(),
             claims: claims.clone(),
             gate: Gate::new(self.clock.clone()),

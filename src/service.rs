@@ -10,6 +10,7 @@ pub mod health;
 pub mod ledger;
 pub mod links;
 mod read;
+pub mod settle;
 mod submit;
 pub mod view;
 

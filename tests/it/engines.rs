@@ -29,6 +29,14 @@ impl Database {
         connection.close().await.unwrap();
     }
 
+    /// One number that a query gives, read behind the store's back.
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
+        let mut connection = AnyConnection::connect(&self.url).await.unwrap();
+        let number = sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        number
+    }
+
     /// A folder for the test's files.
     pub(crate) fn folder(&self) -> &std::path::Path {
         self.folder.path()

@@ -18,6 +18,9 @@ use orchestrator::store::{
     user_scope,
 };
 
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
 use crate::engines::{Database, on_both_engines, system_clock};
 
 on_both_engines!(
@@ -42,6 +45,8 @@ on_both_engines!(
     lines_get_their_positions_once_and_in_order,
     a_database_behind_its_ledger_takes_the_charges_in,
     event_numbers_have_no_hole_under_concurrent_settles,
+    a_group_of_ends_is_written_together_and_each_gets_its_own_answer,
+    the_books_agree_after_any_sequence_of_events,
 );
 
 const RESERVE: MicroUsd = MicroUsd::from_micros(50_000);
@@ -524,6 +529,108 @@ async fn event_numbers_have_no_hole_under_concurrent_settles(database: Arc<Datab
     assert_eq!(bench.money().await, (40 * 50_000, 0));
     let last = bench.store.load_events(batch, 61, 10).await.unwrap().pop().unwrap();
     assert!(matches!(last.event, Event::Done { processed: 40, state: BatchState::Completed, .. }), "{last:?}");
+}
+
+async fn a_group_of_ends_is_written_together_and_each_gets_its_own_answer(database: Arc<Database>) {
+    let bench = Bench::new(&database).await;
+    let (first, second) = (bench.submit(1, 2).await, bench.submit(1, 1).await);
+    let mut jobs = bench.claim(3).await;
+    for job in &jobs {
+        assert!(bench.store.start(&job.claim, bench.clock.now()).await.unwrap());
+    }
+    jobs[1].claim.fence -= 1;
+    let settlements: Vec<_> =
+        jobs.iter().map(|job| decide(job.claim, made(job, 50_000), job.history, bench.clock.now(), 0.0)).collect();
+    let requests: Vec<_> = jobs
+        .iter()
+        .zip(&settlements)
+        .map(|(job, settlement)| SettleRequest {
+            job,
+            settlement,
+            charge: ChargeId::new(bench.ids.next()),
+            next_attempt: AttemptId::new(bench.ids.next()),
+        })
+        .collect();
+    let settled = bench.store.settle(&requests, &bench.limits, LedgerPrompts::Full, bench.clock.now()).await.unwrap();
+    let lost: Vec<bool> = settled.iter().map(|settled| *settled == Settled::ClaimLost).collect();
+    assert_eq!(lost, [false, true, false]);
+    assert_eq!(bench.money().await, (100_000, 50_000));
+    let ended = [bench.state(first).await, bench.state(second).await];
+    assert_eq!(ended.iter().filter(|state| **state == BatchState::Completed).count(), 1, "{ended:?}");
+}
+
+/// Random submits, starts, ends, cancels and take-overs; after each step the books must agree.
+async fn the_books_agree_after_any_sequence_of_events(database: Arc<Database>) {
+    let seed = rand::random::<u64>();
+    eprintln!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let limit = 1_000_000;
+    let mut bench = Bench::with_limit(&database, Some(limit)).await;
+    let (mut batches, mut started, mut spent_before) = (Vec::new(), Vec::new(), 0);
+    for step in 0..150 {
+        match random.random_range(0..10) {
+            0..2 => {
+                let batch = bench.batch(random.random_range(1..4), random.random_range(1..3));
+                if bench.store.submit(&batch, &bench.limits).await.unwrap() == SubmitOutcome::Accepted {
+                    batches.push(batch.id);
+                }
+            }
+            2..5 => {
+                for job in bench.claim(2).await {
+                    if bench.store.start(&job.claim, bench.clock.now()).await.unwrap() {
+                        started.push(job);
+                    }
+                }
+            }
+            5..8 if !started.is_empty() => {
+                let job = started.swap_remove(random.random_range(0..started.len()));
+                let outcome = match random.random_range(0..7) {
+                    0 => failure(),
+                    1 => Outcome::Unknown,
+                    2 => Outcome::Interrupted,
+                    3 => Outcome::Throttled { retry_after: Some(Duration::ZERO) },
+                    4 => Outcome::Refused(ImageError::lasting(ErrorCode::SafetyBlocked, "no")),
+                    _ => made(&job, random.random_range(0..=50_000)),
+                };
+                bench.settle(&job, outcome).await;
+            }
+            8 if !batches.is_empty() => {
+                let batch = batches[random.random_range(0..batches.len())];
+                bench.store.cancel(batch, &UserId::local(), bench.clock.now()).await.unwrap();
+            }
+            9 => {
+                // The worker dies: its successor takes over, and what the dead one still sends is too late.
+                let heir = WorkerId::new(bench.ids.next());
+                bench.store.take_over(bench.worker, heir).await.unwrap();
+                bench.worker = heir;
+                for late in started.drain(..).collect::<Vec<_>>() {
+                    assert_eq!(bench.settle(&late, made(&late, 50_000)).await, Settled::ClaimLost);
+                }
+                started = bench.store.load_claims(heir).await.unwrap();
+            }
+            _ => {}
+        }
+        let (spent, reserved) = bench.money().await;
+        assert!(spent + reserved <= limit && spent >= spent_before, "step {step}: {spent} + {reserved}");
+        spent_before = spent;
+        let held = "SELECT CAST(COALESCE(SUM(reserved), 0) AS BIGINT) FROM attempts WHERE state IN ('held', 'started')";
+        assert_eq!(database.number(held).await, reserved, "step {step}");
+        let charged = bench.store.load_charges(bench.budget().await.day).await.unwrap();
+        assert_eq!(charged.iter().map(|line| line.cost.micros()).sum::<i64>(), spent, "step {step}");
+        let actual = "SELECT CAST(COALESCE(SUM(actual_cost), 0) AS BIGINT) FROM batches";
+        assert_eq!(database.number(actual).await, spent, "step {step}");
+        let astray = "SELECT COUNT(*) FROM images m WHERE
+            (SELECT COUNT(*) FROM attempts a WHERE a.batch_id = m.batch_id AND a.ordinal = m.ordinal
+               AND a.variant = m.variant AND a.state IN ('held', 'started'))
+            <> CASE WHEN m.state IN ('completed', 'failed', 'cancelled') THEN 0 ELSE 1 END";
+        assert_eq!(database.number(astray).await, 0, "step {step}: a picture without its one open attempt");
+    }
+    for batch in batches {
+        let row = bench.store.load_batch(batch, &UserId::local()).await.unwrap().unwrap();
+        let events = bench.events(batch).await;
+        assert_eq!(events.len() as u64, row.last_event);
+        assert_eq!(events.contains(&"done"), row.counts.is_finished(), "{events:?}");
+    }
 }
 
 #[tokio::test]

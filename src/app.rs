@@ -184,7 +184,7 @@ impl Parts {
             ),
             counters: self.counters.clone(),
             claims: claims.clone(),
-            gate: Gate::new(self.clock.clone()),
+            gate: Gate::new(self.clock.clone(), provider.requests_per_minute),
             rules: self.rules,
             call_timeout: provider.timeout,
         });

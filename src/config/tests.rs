@@ -37,7 +37,6 @@ fn an_empty_environment_gives_the_defaults_of_the_contract() {
     assert_eq!(config.urls.ttl, Duration::from_hours(12));
     assert_eq!(config.urls.min_left, Duration::from_mins(5));
     assert_eq!((config.limits.max_rows_per_batch, config.limits.max_variants_per_row), (1_000, 3));
-    assert_eq!(config.limits.image_bytes_in_flight, 128 * 1024 * 1024);
     assert!(config.features.budget_guard && config.features.sse && config.features.url_refresh);
     assert!(config.features.thumbnails && !config.features.budget_ledger);
     assert_eq!((config.work.lease, config.work.shutdown_grace), (Duration::from_secs(30), Duration::from_secs(8)));

@@ -172,11 +172,7 @@ impl Executor {
 
     /// Waits while the gate is closed; postpones while the day is over its limit or the claim is in doubt.
     async fn hold_back(&self, signals: &Signals) -> Option<Option<Outcome>> {
-        loop {
-            let closed = self.gate.closed_for();
-            if closed.is_zero() {
-                break;
-            }
+        while let Err(closed) = self.gate.pass() {
             pause(closed, &signals.draining).await?;
         }
         match self.store.is_overrun(&self.rules.limits).await {

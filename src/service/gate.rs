@@ -1,4 +1,5 @@
-//! The gate before the provider: closed for as long as the provider asked everyone to wait.
+//! The gate before the provider: closed for as long as the provider asked everyone to wait, and
+//! passed at most so many times a minute.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,14 +10,19 @@ use crate::domain::outcome::{DEFAULT_THROTTLE, MAX_THROTTLED};
 /// Lets calls through, or says how long to wait.
 pub struct Gate {
     clock: Arc<dyn Clock>,
+    /// The time between two calls that keeps them within the allowed number a minute.
+    spacing: Duration,
     opens_at: Mutex<Duration>,
 }
 
 impl Gate {
-    /// An open gate.
+    /// An open gate for at most `calls_a_minute`; `None` is no limit.
+    ///
+    /// Calls are spaced evenly, so that no window of a minute holds more.
     #[must_use]
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, opens_at: Mutex::default() }
+    pub fn new(clock: Arc<dyn Clock>, calls_a_minute: Option<u32>) -> Self {
+        let spacing = calls_a_minute.map_or(Duration::ZERO, |calls| Duration::from_mins(1) / calls.max(1));
+        Self { clock, spacing, opens_at: Mutex::default() }
     }
 
     /// Closes the gate for `span`, at most an hour; never opens it earlier than it would have.
@@ -27,11 +33,18 @@ impl Gate {
         *slot = opens_at.max(*slot);
     }
 
-    /// How long the gate stays closed; nothing while it is open.
-    #[must_use]
-    pub fn closed_for(&self) -> Duration {
-        let opens_at = *self.opens_at.lock().unwrap_or_else(PoisonError::into_inner);
-        opens_at.saturating_sub(self.clock.monotonic())
+    /// Passes the gate, or says how long it stays closed.
+    ///
+    /// # Errors
+    /// How long to wait before asking again; the gate was not passed.
+    pub fn pass(&self) -> Result<(), Duration> {
+        let now = self.clock.monotonic();
+        let mut opens_at = self.opens_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if *opens_at > now {
+            return Err(opens_at.saturating_sub(now));
+        }
+        *opens_at = now + self.spacing;
+        Ok(())
     }
 }
 
@@ -41,15 +54,30 @@ mod tests {
     use crate::clock::FixedClock;
     use crate::domain::time::Timestamp;
 
+    fn gate(calls_a_minute: Option<u32>) -> (Arc<FixedClock>, Gate) {
+        let clock = Arc::new(FixedClock::at(Timestamp::from_millis(0)));
+        (clock.clone(), Gate::new(clock, calls_a_minute))
+    }
+
     #[test]
     fn a_closed_gate_opens_by_the_monotonic_clock_alone() {
-        let clock = Arc::new(FixedClock::at(Timestamp::from_millis(0)));
-        let gate = Gate::new(clock.clone());
+        let (clock, gate) = gate(None);
         gate.close_for(Some(Duration::from_secs(10)));
         gate.close_for(Some(Duration::from_secs(2)));
         clock.jump_to(Timestamp::from_millis(1_000_000));
-        assert_eq!(gate.closed_for(), Duration::from_secs(10));
+        assert_eq!(gate.pass(), Err(Duration::from_secs(10)));
         clock.advance(Duration::from_secs(10));
-        assert_eq!(gate.closed_for(), Duration::ZERO);
+        assert_eq!((gate.pass(), gate.pass()), (Ok(()), Ok(())));
+    }
+
+    #[test]
+    fn no_minute_holds_more_calls_than_allowed() {
+        let (clock, gate) = gate(Some(20));
+        let mut passed = 0;
+        for _ in 0..600 {
+            passed += u32::from(gate.pass().is_ok());
+            clock.advance(Duration::from_millis(100));
+        }
+        assert_eq!(passed, 20);
     }
 }

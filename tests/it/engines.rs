@@ -23,7 +23,6 @@ impl Database {
 
     /// Runs statements behind the store's back.
     pub(crate) async fn execute(&self, sql: &str) {
-        sqlx::any::install_default_drivers();
         let mut connection = AnyConnection::connect(&self.url).await.unwrap();
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
         connection.close().await.unwrap();
@@ -37,6 +36,14 @@ impl Database {
         number
     }
 
+    /// The first column of each row that a query gives, read behind the store's back.
+    pub(crate) async fn texts(&self, sql: &str) -> Vec<String> {
+        let mut connection = AnyConnection::connect(&self.url).await.unwrap();
+        let texts = sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_all(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        texts
+    }
+
     /// A folder for the test's files.
     pub(crate) fn folder(&self) -> &std::path::Path {
         self.folder.path()
@@ -44,6 +51,7 @@ impl Database {
 }
 
 pub(crate) async fn on_sqlite<F: Future<Output = ()>>(test: impl FnOnce(Arc<Database>) -> F) {
+    sqlx::any::install_default_drivers();
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}?mode=rwc", folder.path().join("orchestrator.db").display());
     test(Arc::new(Database { url, folder })).await;

@@ -10,10 +10,12 @@
 )]
 
 mod architecture;
+mod books;
 mod commands;
 mod documents;
 mod engines;
 mod process;
 mod promises;
+mod recovery;
 mod sse;
 mod store;

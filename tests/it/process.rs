@@ -140,13 +140,18 @@ impl Service {
 
     /// Waits until the batch is finished.
     pub(crate) async fn finished(&self, batch: &str) -> Value {
+        self.until(|view| !view["finishedAt"].is_null(), &format!("/images/{batch}?limit=1000")).await
+    }
+
+    /// Waits until what `path` answers is as expected.
+    pub(crate) async fn until(&self, expected: impl Fn(&Value) -> bool, path: &str) -> Value {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let view = self.get(&format!("/images/{batch}?limit=1000")).await.expect(200).json();
-            if !view["finishedAt"].is_null() {
+            let view = self.get(path).await.expect(200).json();
+            if expected(&view) {
                 return view;
             }
-            assert!(tokio::time::Instant::now() < deadline, "not finished in time: {}", view["counts"]);
+            assert!(tokio::time::Instant::now() < deadline, "not in time: {view}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -1,7 +1,6 @@
 //! The promises, kept by the real program: money, idempotency, crashes, progress, the demo.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
+use crate::books::{ledger, micros, on};
 use crate::engines::{Database, on_both_engines};
 use crate::process::{Answer, Settings, batch};
 use crate::sse;
@@ -20,33 +20,6 @@ on_both_engines!(
     a_stop_gives_work_back_and_the_next_start_goes_on,
     a_stream_cut_after_every_event_sees_each_number_once,
 );
-
-/// The service on the test's database.
-fn on(database: &Database) -> Settings {
-    Settings::new(database.folder()).with("DATABASE_URL", database.url.clone()).with("BUDGET_LEDGER_ENABLED", "true")
-}
-
-/// The charges in the ledger's files, by attempt; each exactly once.
-fn ledger(data: &Path) -> BTreeMap<String, Value> {
-    let mut lines = BTreeMap::new();
-    let Ok(days) = std::fs::read_dir(data.join("ledger")) else { return lines };
-    for day in days.map(|day| day.unwrap().path()).filter(|path| path.is_file()) {
-        let text = std::fs::read_to_string(day).unwrap();
-        assert!(text.is_empty() || text.ends_with('\n'), "a torn line");
-        for line in text.lines() {
-            let charge: Value = serde_json::from_str(line).unwrap();
-            let attempt = charge["attemptId"].as_str().unwrap().to_owned();
-            assert!(lines.insert(attempt, charge).is_none(), "charged twice: {line}");
-        }
-    }
-    lines
-}
-
-/// Dollars as whole micro-dollars.
-fn micros(amount: &Value) -> i64 {
-    let text = format!("{:.6}", amount.as_f64().unwrap());
-    text.replace('.', "").parse().unwrap()
-}
 
 async fn sixty_four_clients_share_a_budget_that_fits_500_pictures(database: Arc<Database>) {
     // Nothing settles: what is reserved stays reserved while the clients compete for it.

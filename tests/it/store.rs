@@ -409,7 +409,7 @@ async fn a_dead_workers_claims_go_back_and_its_calls_are_handed_over(database: A
     let bench = Bench::new(&database).await;
     bench.submit(3, 1).await;
     let started = bench.start_one().await;
-    bench.claim(1).await;
+    let claimed = bench.claim(1).await.pop().unwrap();
     let heir = WorkerId::new(bench.ids.next());
     bench.store.beat(bench.worker, bench.clock.now()).await.unwrap();
     bench.store.take_over(bench.worker, heir).await.unwrap();
@@ -418,7 +418,12 @@ async fn a_dead_workers_claims_go_back_and_its_calls_are_handed_over(database: A
     assert_eq!(left.len(), 1);
     assert!(left[0].started && left[0].claim.attempt == started.claim.attempt);
     assert!(left[0].claim.fence > started.claim.fence);
-    assert_eq!(bench.claim(10).await.len(), 2);
+    let again = bench.store.claim(heir, 10, bench.clock.now()).await.unwrap();
+    assert_eq!(again.len(), 2);
+    assert!(!bench.store.start(&claimed.claim, bench.clock.now()).await.unwrap(), "started under a claim it lost");
+    for job in &again {
+        assert!(bench.store.start(&job.claim, bench.clock.now()).await.unwrap());
+    }
 }
 
 async fn spent_money_starts_at_zero_on_a_new_day_and_reserves_stay(database: Arc<Database>) {
@@ -603,7 +608,7 @@ async fn the_books_agree_after_any_sequence_of_events(database: Arc<Database>) {
                 let heir = WorkerId::new(bench.ids.next());
                 bench.store.take_over(bench.worker, heir).await.unwrap();
                 bench.worker = heir;
-                for late in started.drain(..).collect::<Vec<_>>() {
+                for late in std::mem::take(&mut started) {
                     assert_eq!(bench.settle(&late, made(&late, 50_000)).await, Settled::ClaimLost);
                 }
                 started = bench.store.load_claims(heir).await.unwrap();

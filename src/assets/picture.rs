@@ -11,8 +11,8 @@ use crate::domain::picture::PictureFormat;
 
 /// Longest side of a thumbnail, in pixels.
 pub const THUMBNAIL_SIDE: u32 = 128;
-/// Most pixels of a picture that a provider may answer with: four times a 4K picture.
-pub const MAX_PIXELS: u64 = 64_000_000;
+/// Most pixels of a picture that a provider may answer with: about twice a 4K picture.
+pub const MAX_PIXELS: u64 = 32_000_000;
 /// Most bytes that decoding one picture may take: 4 bytes a pixel of the largest one.
 const MAX_DECODED_BYTES: u64 = 4 * MAX_PIXELS;
 /// Pictures decoded at once: a decoded one takes up to [`MAX_DECODED_BYTES`].

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Output;
 
+use crate::books::{ledger, micros};
 use crate::process::{PATIENCE, Settings};
 
 /// Runs the program to its end.
@@ -35,6 +36,14 @@ async fn the_demo_makes_every_picture_and_its_books_agree_also_the_second_time()
         assert!(batches.iter().all(|batch| files(&batch.path(), "png") == 18));
     }
     assert_eq!(files(&folder.path().join("ledger"), "jsonl"), 1);
+
+    // The demo's own sums are not taken on trust.
+    let service = settings.start().await;
+    let spent = micros(&service.get("/budget").await.json()["everyone"]["spent"]);
+    let batches = service.get("/images").await.json()["batches"].clone();
+    let actual: i64 = batches.as_array().unwrap().iter().map(|batch| micros(&batch["actualCost"])).sum();
+    let exported: i64 = ledger(folder.path()).values().map(|charge| micros(&charge["cost"])).sum();
+    assert_eq!((spent, actual, exported), (1_800_000, 1_800_000, 1_800_000));
 }
 
 #[tokio::test]

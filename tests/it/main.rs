@@ -12,8 +12,10 @@
 mod architecture;
 mod books;
 mod commands;
+mod contract;
 mod documents;
 mod engines;
+mod pictures;
 mod process;
 mod promises;
 mod recovery;

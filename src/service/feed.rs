@@ -1,11 +1,11 @@
 //! Progress streams: replay from the table, then follow, without a hole.
 //!
-//! Each batch that is watched has one feed. Its follower reads every event once and renders it once,
-//! into a short list that all its streams share. A stream only knows the last number it sent: what
-//! is not in the list any more it reads from the table. So a slow stream, a late one and one that
-//! comes back after a restart are the same thing, and no event can be skipped.
+//! A stream knows only the number of the last event that it sent, and asks for the page of events that
+//! the next one is on. The streams of one batch share their pages: who asks first reads and renders,
+//! the others get the same bytes. So a slow stream, a late one and one that comes back after a restart
+//! are the same thing, and no event can be skipped.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -36,12 +36,10 @@ pub const RETRY: Duration = Duration::from_secs(1);
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A follower looks at the table this often, in case a wake-up was lost.
 const POLL: Duration = Duration::from_secs(2);
-/// Rendered events that the streams of one batch share.
-const SHARED_EVENTS: usize = 256;
-/// Shared events older than this are rendered again: the links in them must stay fresh.
-const SHARED_FOR: Duration = Duration::from_mins(1);
-/// Events read from the table at once.
-const PAGE: u32 = 128;
+/// Events on a page.
+const PAGE: u64 = 64;
+/// Pages that the streams of one batch share: about a megabyte.
+const SHARED_PAGES: usize = 32;
 
 /// What a client that asks for progress gets.
 pub enum Subscription {
@@ -74,16 +72,18 @@ pub struct Feeds {
 #[derive(Clone)]
 struct Frame {
     number: u64,
-    rendered_at: Duration,
     done: bool,
+    /// When its links have only the promised rest left; `None` if it has no links.
+    good_until: Option<Timestamp>,
     bytes: Bytes,
 }
 
-/// The streams of one batch.
+/// What the streams of one batch share.
 struct Feed {
     batch: BatchId,
-    shared: Mutex<VecDeque<Frame>>,
-    /// The number of the last event that the follower has seen.
+    /// Rendered events by page, each page without a hole from its start.
+    pages: tokio::sync::Mutex<BTreeMap<u64, Vec<Frame>>>,
+    /// The number of the last event there is, as far as the follower knows.
     last: watch::Sender<u64>,
 }
 
@@ -139,25 +139,21 @@ impl Feeds {
             return feed;
         }
         feeds.retain(|_, feed| feed.strong_count() > 0);
-        let feed = Arc::new(Feed { batch, shared: Mutex::default(), last: watch::Sender::new(last) });
+        let feed = Arc::new(Feed { batch, pages: tokio::sync::Mutex::default(), last: watch::Sender::new(last) });
         feeds.insert(batch, Arc::downgrade(&feed));
-        let follower = self.clone().follow(Arc::downgrade(&feed), batch, last);
+        let follower = self.clone().follow(Arc::downgrade(&feed), batch);
         self.tracker.spawn(follower);
         feed
     }
 
-    /// Reads and renders each new event of a batch once, for as long as somebody watches it.
-    async fn follow(self: Arc<Self>, feed: Weak<Feed>, batch: BatchId, mut last: u64) {
+    /// Tells the streams of a batch how far it has come, for as long as somebody watches it.
+    async fn follow(self: Arc<Self>, feed: Weak<Feed>, batch: BatchId) {
         let mut hints = self.store.hints().batches();
         loop {
             {
                 let Some(feed) = feed.upgrade() else { return };
-                match self.read(batch, last).await {
-                    Ok(frames) if frames.is_empty() => {}
-                    Ok(frames) => {
-                        last = feed.share(frames, self.clock.monotonic());
-                        continue;
-                    }
+                match self.store.load_progress(batch).await {
+                    Ok(progress) => feed.reached(progress.map_or(0, |(last, _)| last)),
                     Err(error) => tracing::warn!(%batch, %error, "cannot read progress; streams wait"),
                 }
             }
@@ -169,13 +165,28 @@ impl Feeds {
         }
     }
 
-    /// The next events of `batch` after `after`, rendered.
-    async fn read(&self, batch: BatchId, after: u64) -> Result<Vec<Frame>, ServiceError> {
-        let rows = self.store.load_events(batch, after, PAGE).await?;
-        self.counters.events_read.add(rows.len() as u64);
-        let mut frames = Vec::with_capacity(rows.len());
-        for row in rows {
-            frames.push(self.render(batch, row).await?);
+    /// The events after number `sent` on the page of the next one, read and rendered if nobody did yet.
+    async fn page(&self, feed: &Feed, sent: u64) -> Result<VecDeque<Frame>, ServiceError> {
+        let index = sent / PAGE;
+        let mut pages = feed.pages.lock().await;
+        let page = pages.entry(index).or_default();
+        let now = self.clock.now();
+        if page.iter().any(|frame| frame.good_until.is_some_and(|end| end <= now)) {
+            page.clear();
+        }
+        let known = page.last().map_or(index * PAGE, |frame| frame.number);
+        if known <= sent {
+            let rest = u32::try_from((index + 1) * PAGE - known).unwrap_or(u32::MAX);
+            let rows = self.store.load_events(feed.batch, known, rest).await?;
+            self.counters.events_read.add(rows.len() as u64);
+            for row in rows {
+                page.push(self.render(feed.batch, row).await?);
+            }
+        }
+        let frames = page.iter().filter(|frame| frame.number > sent).cloned().collect();
+        while pages.len() > SHARED_PAGES {
+            let oldest = pages.keys().copied().find(|other| *other != index);
+            oldest.map(|oldest| pages.remove(&oldest));
         }
         Ok(frames)
     }
@@ -183,16 +194,17 @@ impl Feeds {
     async fn render(&self, batch: BatchId, row: EventRow) -> Result<Frame, ServiceError> {
         let (number, kind) = (row.number, row.event.kind());
         let done = matches!(row.event, Event::Done { .. });
-        let body = match row.event {
+        let (body, good_until) = match row.event {
             Event::ImageComplete { scene_id, variant, cost, billing, picture } => {
                 let image = ImageComplete { scene_id, variant, cost, billing, picture };
-                json(batch, number, row.at, &self.with_links(batch, image).await?)?
+                let image = self.with_links(batch, image).await?;
+                (json(batch, number, row.at, &image)?, Some(self.links.fresh_until(image.url_expires_at)))
             }
-            event => json(batch, number, row.at, &event)?,
+            event => (json(batch, number, row.at, &event)?, None),
         };
         self.counters.events_rendered.increment();
         let bytes = Bytes::from(format!("id: {number}\nevent: {kind}\ndata: {body}\n\n"));
-        Ok(Frame { number, rendered_at: self.clock.monotonic(), done, bytes })
+        Ok(Frame { number, done, good_until, bytes })
     }
 
     async fn with_links(&self, batch: BatchId, image: ImageComplete) -> Result<ImageBody, ServiceError> {
@@ -265,27 +277,13 @@ fn json<T: Serialize>(batch_id: BatchId, seq: u64, at: Timestamp, body: &T) -> R
 }
 
 impl Feed {
-    /// Adds rendered events to what the streams share; returns the number of the last one.
-    fn share(&self, frames: Vec<Frame>, now: Duration) -> u64 {
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = frames.last().map_or(0, |frame| frame.number);
-        shared.extend(frames);
-        while shared.len() > SHARED_EVENTS
-            || shared.front().is_some_and(|frame| now.saturating_sub(frame.rendered_at) > SHARED_FOR)
-        {
-            shared.pop_front();
-        }
-        drop(shared);
-        self.last.send_replace(last);
-        last
-    }
-
-    /// The shared events after number `sent`, if the next one is among them.
-    fn shared_after(&self, sent: u64, now: Duration) -> VecDeque<Frame> {
-        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = |frame: &&Frame| frame.number > sent && now.saturating_sub(frame.rendered_at) <= SHARED_FOR;
-        let frames: VecDeque<Frame> = shared.iter().filter(fresh).cloned().collect();
-        if frames.front().is_some_and(|frame| frame.number == sent + 1) { frames } else { VecDeque::new() }
+    /// Wakes the streams if there are events that they do not know of.
+    fn reached(&self, last: u64) {
+        self.last.send_if_modified(|known| {
+            let is_new = last > *known;
+            *known = last.max(*known);
+            is_new
+        });
     }
 }
 
@@ -329,16 +327,11 @@ impl Reader {
         }
     }
 
-    /// Gets the next events: shared ones, or from the table what is not shared any more.
     async fn fill(&mut self) {
-        self.page = self.feed.shared_after(self.sent, self.feeds.clock.monotonic());
-        if !self.page.is_empty() {
-            return;
-        }
-        match self.feeds.read(self.feed.batch, self.sent).await {
-            Ok(frames) => self.page = frames.into(),
+        match self.feeds.page(&self.feed, self.sent).await {
+            Ok(frames) => self.page = frames,
             Err(error) => {
-                tracing::warn!(batch = %self.feed.batch, %error, "cannot replay progress; the stream ends");
+                tracing::warn!(batch = %self.feed.batch, %error, "cannot read progress; the stream ends");
                 self.over = true;
             }
         }

@@ -101,6 +101,12 @@ impl Links {
         link.expires_at.since(self.clock.now()).saturating_sub(self.rules.min_left)
     }
 
+    /// When a link that expires then has only the promised rest left.
+    #[must_use]
+    pub fn fresh_until(&self, expires_at: Timestamp) -> Timestamp {
+        expires_at.before(self.rules.min_left)
+    }
+
     /// Where `object` is, for a person or another program.
     #[must_use]
     pub fn uri(&self, object: &str) -> String {

@@ -125,24 +125,38 @@ pub struct Store {
     _lock: Option<File>,
 }
 
-/// Runs `$body` in one transaction, again if it collides with another one.
+/// Runs `$body` in one transaction, again if it collides with another one. A value for which
+/// `$keep` is false is returned too, and the transaction rolled back.
+///
+/// After any other error the connection is closed: an engine that failed to commit or to roll back
+/// (a full disk does that) leaves one behind that can begin nothing.
 macro_rules! transaction {
-    ($store:expr, |$connection:ident| $body:expr) => {{
+    ($store:expr, |$connection:ident| $body:expr) => {
+        transaction!($store, |$connection| $body, |_| true)
+    };
+    ($store:expr, |$connection:ident| $body:expr, $keep:expr) => {{
         let mut collisions = 0;
         loop {
-            let mut transaction = $store.begin().await?;
-            let $connection: &mut sqlx::AnyConnection = &mut transaction;
-            let result: Result<_, $crate::store::StoreError> = async { $body }.await;
-            let result = match result {
-                Ok(value) => transaction.commit().await.map(|()| value).map_err(|error| $store.error(error)),
-                Err(error) => {
-                    drop(transaction);
-                    Err(error)
+            let mut pooled = $store.writers.acquire().await.map_err(|error| $store.error(error))?;
+            let result = match sqlx::Connection::begin_with(&mut *pooled, $store.dialect.begin()).await {
+                Err(error) => Err($store.error(error)),
+                Ok(mut transaction) => {
+                    let $connection: &mut sqlx::AnyConnection = &mut transaction;
+                    let result: Result<_, $crate::store::StoreError> = async { $body }.await;
+                    let ended = match &result {
+                        Ok(value) if $crate::store::decide_by($keep, value) => transaction.commit().await,
+                        _ => transaction.rollback().await,
+                    };
+                    result.and_then(|value| ended.map(|()| value).map_err(|error| $store.error(error)))
                 }
             };
             match result {
                 Err(error) if collisions < $crate::store::MAX_COLLISIONS && $store.is_collision(&error) => {
                     collisions += 1;
+                }
+                Err(error) => {
+                    pooled.close_on_drop();
+                    break Err(error);
                 }
                 result => break result,
             }
@@ -150,6 +164,11 @@ macro_rules! transaction {
     }};
 }
 use transaction;
+
+/// Asks `keep` about `value`; exists so that the type of a closure's argument is known.
+fn decide_by<T>(keep: impl FnOnce(&T) -> bool, value: &T) -> bool {
+    keep(value)
+}
 
 impl Store {
     /// Opens the database at `url` and brings its schema up to date.
@@ -211,10 +230,6 @@ impl Store {
     pub async fn close(&self) {
         self.readers.close().await;
         self.writers.close().await;
-    }
-
-    async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Any>, StoreError> {
-        self.writers.begin_with(self.dialect.begin()).await.map_err(|error| self.error(error))
     }
 
     /// The database's UTC day: its own clock on Postgres, the process's where it is embedded.

@@ -4,7 +4,7 @@ use sqlx::AnyConnection;
 
 use super::budget::{EVERYONE, Limits, user_scope};
 use super::rows::{Columns as _, placeholders, to_json};
-use super::{BudgetRow, Store, StoreError};
+use super::{BudgetRow, Store, StoreError, transaction};
 use crate::domain::event::Event;
 use crate::domain::ids::{AttemptId, BatchId, UserId};
 use crate::domain::money::MicroUsd;
@@ -92,7 +92,9 @@ impl Store {
     /// [`StoreError::LockWait`] while a submission with the same key is being taken in; else
     /// [`StoreError`]. Nothing was written then.
     pub async fn submit(&self, batch: &NewBatch, limits: &Limits) -> Result<SubmitOutcome, StoreError> {
-        let outcome = self.submit_once(batch, limits).await?;
+        let outcome: SubmitOutcome =
+            transaction!(self, |connection| self.submit_in(connection, batch, limits).await, |outcome| *outcome
+                == SubmitOutcome::Accepted)?;
         if outcome == SubmitOutcome::Accepted {
             self.hints.work.send_replace(());
         }
@@ -106,26 +108,6 @@ impl Store {
     pub async fn find_submission(&self, batch: &NewBatch) -> Result<Option<SubmitOutcome>, StoreError> {
         let mut connection = self.readers.acquire().await.map_err(|error| self.error(error))?;
         self.find_key(&mut connection, batch).await
-    }
-
-    async fn submit_once(&self, batch: &NewBatch, limits: &Limits) -> Result<SubmitOutcome, StoreError> {
-        let mut collisions = 0;
-        loop {
-            let mut transaction = self.begin().await?;
-            let result = match self.submit_in(&mut transaction, batch, limits).await {
-                Ok(SubmitOutcome::Accepted) => {
-                    transaction.commit().await.map(|()| SubmitOutcome::Accepted).map_err(|error| self.error(error))
-                }
-                refused => {
-                    transaction.rollback().await.map_err(|error| self.error(error))?;
-                    refused
-                }
-            };
-            match result {
-                Err(error) if collisions < super::MAX_COLLISIONS && self.is_collision(&error) => collisions += 1,
-                result => return result,
-            }
-        }
     }
 
     async fn submit_in(

@@ -648,6 +648,21 @@ async fn an_embedded_database_is_for_one_process() {
     .await;
 }
 
+/// A full disk makes SQLite end a transaction by itself; the next one must find a usable connection.
+#[tokio::test]
+async fn an_embedded_database_works_again_after_it_ended_a_transaction_by_itself() {
+    crate::engines::on_sqlite(|database| async move {
+        let bench = Bench::new(&database).await;
+        let trap = "CREATE TRIGGER full AFTER INSERT ON events BEGIN SELECT RAISE(ROLLBACK, 'disk full'); END";
+        database.execute(trap).await;
+        assert!(bench.store.submit(&bench.batch(1, 1), &bench.limits).await.is_err());
+        database.execute("DROP TRIGGER full").await;
+        bench.submit(1, 1).await;
+        assert_eq!(bench.money().await, (0, 50_000));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_embedded_databases_day_is_the_injected_clocks() {
     crate::engines::on_sqlite(|database| async move {

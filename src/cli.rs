@@ -21,6 +21,7 @@ use clap::{Parser, Subcommand};
 use crate::app::{self, App};
 use crate::clock::SystemClock;
 use crate::config::{Config, ConfigErrors, LogFormat, LoggingConfig};
+use crate::provider::synthetic::MARKERS;
 use crate::telemetry::logs::{self, LogForm};
 
 /// The configuration cannot be used (`EX_USAGE` of sysexits.h).
@@ -48,9 +49,15 @@ The most important environment variables (.env.example has them all):
 
 Exit codes: 0 all went well, 1 something failed, 2 wrong command line, 64 wrong configuration.";
 
+/// The end of `--help`: examples, variables, exit codes, and what the synthetic provider can be told.
+fn teaching() -> String {
+    let markers = MARKERS.iter().map(|(marker, what)| format!("  {marker:<16} {what}\n"));
+    format!("{TEACHING}\n\nMarkers in a prompt, for the synthetic provider:\n{}", markers.collect::<String>())
+}
+
 /// Makes pictures in batches with paid image models: bounded money, durable work, gapless progress.
 #[derive(Parser)]
-#[command(name = "orchestrator", version, after_help = TEACHING)]
+#[command(name = "orchestrator", version, after_help = teaching())]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,

@@ -41,3 +41,11 @@ fn every_document_that_the_readme_links_to_is_there() {
         assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(link).exists(), "{link}");
     }
 }
+
+#[test]
+fn the_readme_lists_every_marker_of_the_synthetic_provider() {
+    let readme = read("README.md");
+    for (marker, what) in orchestrator::provider::synthetic::MARKERS {
+        assert!(readme.contains(&format!("| `{marker}` | {what} |")), "{marker}");
+    }
+}

@@ -71,7 +71,7 @@ Try next, from another terminal:
   curl -s {base}/budget                       what was spent today
   curl -s -X POST {base}/images -H 'Content-Type: application/json' -d \
     '{{"runMode":"live","items":[{{"sceneId":"mine","prompt":"a red bicycle","variants":2}}]}}'
-Put [refuse] into a prompt to see a picture that the provider turns down.
+Put [refuse] into a prompt to see a picture that the provider turns down; `orchestrator --help` lists more.
 
 Serving on {base}; Ctrl-C stops it."#
     )

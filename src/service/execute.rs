@@ -101,7 +101,8 @@ impl Executor {
             Some(receipt) => Outcome::Made { picture: receipt.picture, cost: receipt.cost },
             None => Outcome::Unknown,
         };
-        tracing::warn!(image = ?job.claim.image, attempt = %job.claim.attempt, adopted = ?outcome != Outcome::Unknown, "settling a call of a dead worker");
+        let (image, attempt, adopted) = (job.claim.image, job.claim.attempt, outcome != Outcome::Unknown);
+        tracing::warn!(?image, %attempt, adopted, "settling a call of a dead worker");
         Some(outcome.into())
     }
 
@@ -122,8 +123,8 @@ impl Executor {
         if let Some(postponed) = self.hold_back(signals).await? {
             return Some(postponed.into());
         }
-        if !self.start(job, signals).await? {
-            return None;
+        if let Some(postponed) = self.start(job, signals).await? {
+            return Some(postponed.into());
         }
         Some(self.send(job, &call, signals).await)
     }
@@ -186,22 +187,21 @@ impl Executor {
         }
     }
 
-    /// Records the start durably. `None` when the service stops first; false if the claim was lost.
-    async fn start(&self, job: &Job, signals: &Signals) -> Option<bool> {
+    /// Records the start durably. `None` when the service stops first, or the claim was lost.
+    async fn start(&self, job: &Job, signals: &Signals) -> Option<Option<Outcome>> {
         if signals.draining.is_cancelled() {
             return None;
         }
         match self.store.start(&job.claim, self.clock.now()).await {
-            Ok(started) => {
-                if started {
-                    self.counters.calls_started.increment();
-                }
-                Some(started)
+            Ok(true) => {
+                self.counters.calls_started.increment();
+                Some(None)
             }
+            Ok(false) => None,
             Err(error) => {
-                // It may have been written; then the claim is a stray, and is settled as unknown.
-                tracing::warn!(image = ?job.claim.image, error = %describe(&error), "cannot record the start of a call");
-                Some(false)
+                // It may have been recorded all the same. Nothing was sent, so the attempt is put back either way.
+                tracing::warn!(image = ?job.claim.image, error = %describe(&error), "cannot record a call's start");
+                Some(Some(Outcome::Postponed(RETRY_PAUSE)))
             }
         }
     }

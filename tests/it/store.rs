@@ -34,6 +34,7 @@ on_both_engines!(
     settling_moves_picture_money_ledger_and_events_together,
     a_lost_claim_changes_nothing,
     a_transient_failure_keeps_its_reservation,
+    a_call_that_was_not_sent_after_all_is_put_back_at_no_cost,
     an_unknown_outcome_is_charged_at_the_reserve_and_reserved_afresh,
     an_unknown_outcome_without_room_fails_the_picture,
     a_cancel_releases_what_has_not_started,
@@ -347,6 +348,21 @@ async fn a_transient_failure_keeps_its_reservation(database: Arc<Database>) {
     assert_eq!(bench.money().await, (0, 0));
     let image = bench.store.load_image(batch, &UserId::local(), &"S-1".parse().unwrap(), 1).await.unwrap().unwrap();
     assert_eq!((image.attempts, image.billing), (3, Some(Billing::NotCharged)));
+}
+
+async fn a_call_that_was_not_sent_after_all_is_put_back_at_no_cost(database: Arc<Database>) {
+    let bench = Bench::new(&database).await;
+    let batch = bench.submit(1, 1).await;
+    for outcome in [Outcome::Postponed(Duration::ZERO), Outcome::Throttled { retry_after: Some(Duration::ZERO) }] {
+        let job = bench.start_one().await;
+        assert!(is_now(bench.settle(&job, outcome).await, ImageState::Queued));
+    }
+    // A claim that has not started yet can be put back too.
+    let claimed = bench.claim(1).await.pop().unwrap();
+    assert!(is_now(bench.settle(&claimed, Outcome::Postponed(Duration::ZERO)).await, ImageState::Queued));
+    let image = bench.store.load_image(batch, &UserId::local(), &"s-1".parse().unwrap(), 1).await.unwrap().unwrap();
+    assert_eq!((image.attempts, image.billing, image.cost), (0, None, None));
+    assert_eq!((bench.money().await, bench.start_one().await.number), ((0, 50_000), 1));
 }
 
 async fn an_unknown_outcome_is_charged_at_the_reserve_and_reserved_afresh(database: Arc<Database>) {

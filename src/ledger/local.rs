@@ -2,7 +2,8 @@
 //!
 //! A file can be appended to, but not all at once: a crash may leave a torn line, or some of a
 //! chunk's lines. The torn line is cut when the head is read, and an append goes on after the
-//! complete lines that are there. The file's length is its generation.
+//! complete lines that are there. The file's length is its generation, and it is locked while it is
+//! looked at or written, so that two processes on one folder do not cut or write into each other.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -59,6 +60,7 @@ impl LocalLedger {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(DayHead::default()),
             Err(error) => return Err(error),
         };
+        file.lock()?;
         let length = file.metadata()?.len();
         let counted = self.lock().get(&day).copied();
         let (length, count) = match counted {
@@ -73,6 +75,7 @@ impl LocalLedger {
         let path = self.day_file(chunk.day);
         let is_new = !path.exists();
         let mut file = File::options().create(true).append(true).open(&path).map_err(LedgerError::unavailable)?;
+        file.lock().map_err(LedgerError::unavailable)?;
         let length = file.metadata().map_err(LedgerError::unavailable)?.len();
         let next = head.count + 1;
         if i64::try_from(length) != Ok(head.generation) || next < chunk.from || next > chunk.to {

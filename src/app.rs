@@ -2,6 +2,7 @@
 //!
 //! The only place, beside the command line, that names adapters.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -12,13 +13,16 @@ use crate::assets::AssetStore;
 use crate::assets::local::LocalAssets;
 use crate::assets::picture::Thumbnailer;
 use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
-use crate::config::{Config, ReferencesConfig};
+use crate::config::{Config, ConfigError, ConfigErrors, ReferencesConfig};
 use crate::domain::ids::WorkerId;
 use crate::domain::prices::PriceTable;
 use crate::domain::spec::RunMode;
+use crate::http::serve::Stop;
+use crate::http::upload::UploadBudget;
 use crate::http::{self, AppState, HttpLimits};
 use crate::ledger::local::LocalLedger;
 use crate::lifecycle::{Lifecycle, stop_signals};
+use crate::net::address::Allowlist;
 use crate::net::lookup::SystemLookup;
 use crate::provider::synthetic::Synthetic;
 use crate::references::web::{ReferenceLimits, WebReferences};
@@ -31,6 +35,7 @@ use crate::service::gate::Gate;
 use crate::service::health::Health;
 use crate::service::ledger::Exporter;
 use crate::service::links::{LinkRules, Links};
+use crate::service::memory::PictureMemory;
 use crate::service::settle::Settler;
 use crate::store::{Limits, Store};
 use crate::telemetry::Counters;
@@ -109,6 +114,23 @@ impl App {
     }
 }
 
+/// Reads the configuration, together with what only an adapter can judge.
+///
+/// # Errors
+/// [`ConfigErrors`] with every problem there is.
+#[expect(clippy::implicit_hasher, reason = "the map of an environment, made in one place")]
+pub fn configure(variables: &HashMap<String, String>) -> Result<Config, ConfigErrors> {
+    let allow = variables.get("REFERENCE_ALLOW").map_or("", String::as_str);
+    let refused = allow.parse::<Allowlist>().err().map(|error| error.to_string());
+    let refused = refused.map(|problem| ConfigError { name: "REFERENCE_ALLOW", problem });
+    let (config, mut errors) = match Config::parse(variables) {
+        Ok(config) => (Some(config), Vec::new()),
+        Err(ConfigErrors(errors)) => (None, errors),
+    };
+    errors.extend(refused);
+    config.filter(|_| errors.is_empty()).ok_or(ConfigErrors(errors))
+}
+
 /// Brings the database's schema up to date, and nothing else.
 ///
 /// # Errors
@@ -185,6 +207,7 @@ impl Parts {
             counters: self.counters.clone(),
             claims: claims.clone(),
             gate: Gate::new(self.clock.clone(), provider.requests_per_minute),
+            memory: PictureMemory::new(self.config.limits.image_bytes_in_flight, self.config.references.max_bytes),
             rules: self.rules,
             call_timeout: provider.timeout,
         });
@@ -232,10 +255,12 @@ impl Parts {
             },
             default_model: self.config.provider.model.as_str().into(),
             sse_enabled: self.config.features.sse,
+            uploads: UploadBudget::default(),
         });
-        let (draining, tracker) = (self.lifecycle.draining(), self.lifecycle.tracker().clone());
+        let stop = Stop { draining: self.lifecycle.draining(), cutting: self.lifecycle.abort_calls() };
+        let tracker = self.lifecycle.tracker().clone();
         self.lifecycle.spawn_critical("server", async move {
-            if let Err(error) = http::serve::serve(listener, router, draining, &tracker).await {
+            if let Err(error) = http::serve::serve(listener, router, &stop, &tracker).await {
                 tracing::error!(%error, "the server stops");
             }
         });

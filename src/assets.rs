@@ -21,6 +21,9 @@ pub enum AssetError {
     /// The name holds other bytes already. Names are never reused, so this is a fault of ours.
     #[error("object {0} exists with other content")]
     Conflict(String),
+    /// What lies beside a picture cannot be read, and will not be the next time.
+    #[error("the receipt of {0} is missing or damaged")]
+    Damaged(String),
     /// The store is away, full or read-only. Trying again may help.
     #[error("asset store unavailable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -78,7 +81,8 @@ pub trait AssetStore: Send + Sync + 'static {
     /// Looks for the picture whose object name is `stem` and any picture ending.
     ///
     /// # Errors
-    /// [`AssetError::Unavailable`]: only `Ok(None)` means that it is not there.
+    /// [`AssetError::Unavailable`]: only `Ok(None)` means that it is not there; [`AssetError::Damaged`] if it
+    /// is there and nobody can say whose it is.
     async fn find(&self, stem: &str) -> Result<Option<Receipt>, AssetError>;
 
     /// A link to `object` that lives for `ttl`, offered under `file_name` when it is saved.

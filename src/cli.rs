@@ -94,7 +94,7 @@ pub fn main() -> ExitCode {
         Command::Demo { .. } => demo::defaults(Config::environment()),
         _ => Config::environment(),
     };
-    let config = Config::parse(&variables).and_then(|config| match &command {
+    let config = app::configure(&variables).and_then(|config| match &command {
         Command::Demo { .. } => demo::check(config),
         _ => Ok(config),
     });

@@ -10,6 +10,7 @@ pub mod describe;
 pub mod etag;
 pub mod extract;
 pub mod images;
+pub mod local;
 pub mod pictures;
 pub mod prefer;
 pub mod problem;
@@ -25,6 +26,7 @@ use axum::extract::FromRef;
 use axum::{Extension, Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
 
+use self::upload::UploadBudget;
 use crate::assets::AssetStore;
 use crate::clock::Clock;
 use crate::service::batches::Batches;
@@ -70,6 +72,8 @@ pub struct AppState {
     pub default_model: Arc<str>,
     /// Whether progress streams are switched on.
     pub sse_enabled: bool,
+    /// What bodies may take of the memory.
+    pub uploads: UploadBudget,
 }
 
 macro_rules! from_state {
@@ -96,6 +100,7 @@ from_state! {
 pub fn router(state: AppState) -> Router {
     let (routes, description) = describe::routes();
     routes
+        .layer(middleware::from_fn(local::only_from_here))
         .layer(Extension(Arc::new(description)))
         .layer(CatchPanicLayer::custom(answer::after_panic))
         .layer(middleware::from_fn_with_state(state.clone(), answer::answer))

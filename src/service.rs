@@ -9,6 +9,7 @@ pub mod gate;
 pub mod health;
 pub mod ledger;
 pub mod links;
+pub mod memory;
 mod read;
 pub mod settle;
 mod submit;

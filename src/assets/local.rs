@@ -93,9 +93,13 @@ impl LocalAssets {
                 Ok(false) => {}
                 Err(error) => return Err(AssetError::unavailable(error)),
                 Ok(true) => {
-                    // Written before the picture: one that cannot be read is a fault, never "not there".
-                    let json = fs::read(self.path(&format!("{stem}.json"))?).map_err(AssetError::unavailable)?;
-                    return serde_json::from_slice(&json).map(Some).map_err(AssetError::unavailable);
+                    // Written before the picture: one that is not whole is damage, never "not there".
+                    let damaged = || AssetError::Damaged(stem.to_owned());
+                    return match fs::read(self.path(&format!("{stem}.json"))?) {
+                        Ok(json) => serde_json::from_slice(&json).map(Some).map_err(|_| damaged()),
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(damaged()),
+                        Err(error) => Err(AssetError::unavailable(error)),
+                    };
                 }
             }
         }
@@ -300,7 +304,9 @@ mod tests {
         assert_eq!(bench.assets.find(&bench.stem).await.unwrap(), None);
         fs::rename(bench.folder.path().join("aside"), &picture).unwrap();
         fs::write(picture.with_extension("json"), b"{").unwrap();
-        assert!(bench.assets.find(&bench.stem).await.is_err());
+        assert!(matches!(bench.assets.find(&bench.stem).await, Err(AssetError::Damaged(_))));
+        fs::remove_file(picture.with_extension("json")).unwrap();
+        assert!(matches!(bench.assets.find(&bench.stem).await, Err(AssetError::Damaged(_))));
     }
 
     #[tokio::test]

@@ -188,6 +188,8 @@ pub struct LimitsConfig {
     pub max_rows_per_batch: u32,
     /// Most variants of a row.
     pub max_variants_per_row: u32,
+    /// Most bytes of pictures that are held in memory for calls.
+    pub image_bytes_in_flight: u64,
 }
 
 impl LimitsConfig {
@@ -195,6 +197,7 @@ impl LimitsConfig {
         Self {
             max_rows_per_batch: from.number("MAX_ROWS_PER_BATCH", 1, 100_000).unwrap_or(1_000),
             max_variants_per_row: from.number("MAX_VARIANTS_PER_ROW", 1, 3).unwrap_or(3),
+            image_bytes_in_flight: from.size("IMAGE_BYTES_IN_FLIGHT", 128 * MIB, MIB),
         }
     }
 }

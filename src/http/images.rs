@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::header::{ETAG, LOCATION};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -14,6 +14,7 @@ use super::etag::Tag;
 use super::extract::{Caller, Parameters, batch_id, idempotency_key};
 use super::problem::Problem;
 use super::schema::BatchBody;
+use super::upload::Upload;
 use super::{AppState, prefer, upload};
 use crate::domain::ids::{BatchId, UserId};
 use crate::domain::spec::RunMode;
@@ -23,7 +24,7 @@ use crate::service::view::{BatchListView, BatchView, BudgetView, EstimateView};
 /// Batches in a page of the list: unless asked otherwise, and at most.
 const LIST_PAGE: (u32, u32) = (50, 200);
 /// Items in a page of a batch: unless asked otherwise, and at most.
-const ITEM_PAGE: (u32, u32) = (100, 1_000);
+const ITEM_PAGE: (u32, u32) = (100, 200);
 /// Bodies above this are checked on a thread that may take its time.
 const CHECKED_IN_PLACE: usize = 256 << 10;
 
@@ -62,8 +63,8 @@ pub async fn submit(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let body = upload::read_json(&headers, body, state.limits.max_body_bytes).await?;
-    let (key, accepted) = check(&state, &headers, body).await?;
+    let upload = upload::read_json(&headers, body, state.limits.max_body_bytes, &state.uploads).await?;
+    let (key, accepted) = check(&state, &headers, upload).await?;
     if accepted.spec.run_mode == RunMode::DryRun {
         return Ok(Json(state.batches.estimate(&accepted.spec)?).into_response());
     }
@@ -86,13 +87,13 @@ enum SubmitAnswer {
 }
 
 /// Everything that is wrong with a submission is told at once, its header and its body.
-async fn check(state: &AppState, headers: &HeaderMap, body: Bytes) -> Result<(Option<String>, Accepted), Problem> {
+async fn check(state: &AppState, headers: &HeaderMap, upload: Upload) -> Result<(Option<String>, Accepted), Problem> {
     let (limits, default_model) = (state.limits, Arc::clone(&state.default_model));
-    let large = body.len() > CHECKED_IN_PLACE;
+    let large = upload.bytes.len() > CHECKED_IN_PLACE;
     let check = move || {
         let rules =
             Rules { max_rows: limits.max_rows, max_variants: limits.max_variants, default_model: &default_model };
-        body::check(&body, rules)
+        body::check(&upload.bytes, rules)
     };
     let checked = if large { tokio::task::spawn_blocking(check).await.map_err(stopped)? } else { check() };
     match (idempotency_key(headers), checked) {
@@ -172,7 +173,7 @@ pub async fn list(
     get, path = "/images/{batchId}", tag = "batches",
     params(
         ("batchId" = String, Path, description = "`bat_` and a ULID"),
-        ("limit" = Option<u32>, Query, description = "Items, 1-1000; 100 unless given", minimum = 1, maximum = 1000),
+        ("limit" = Option<u32>, Query, description = "Items, 1-200; 100 unless given", minimum = 1, maximum = 200),
         ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before"),
         ("If-None-Match" = Option<String>, Header, description = "An `ETag` of this page"),
     ),

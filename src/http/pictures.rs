@@ -124,7 +124,7 @@ fn unavailable(error: AssetError) -> Problem {
         AssetError::Unavailable(_) => {
             Problem::new(Code::Unavailable, "the pictures cannot be read; try again in a while")
         }
-        AssetError::Conflict(_) => Problem::internal(),
+        AssetError::Conflict(_) | AssetError::Damaged(_) => Problem::internal(),
     }
 }
 

@@ -65,6 +65,8 @@ macro_rules! codes {
 codes! {
     /// The body, a header or the query breaks a rule.
     InvalidRequest = "invalid_request", BAD_REQUEST, "The request breaks a rule";
+    /// The request comes from where this service takes none.
+    Forbidden = "forbidden", FORBIDDEN, "Forbidden";
     /// A live batch while the service spends nothing.
     LiveDisabled = "live_disabled", FORBIDDEN, "Live batches are disabled";
     /// Nothing is there, or it is another user's.

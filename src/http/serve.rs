@@ -29,19 +29,23 @@ const MAX_CONNECTIONS: usize = 8_192;
 /// trying at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `router` on `listener` until `draining`, each connection on `tracker`.
+/// When connections end because the service stops.
+#[derive(Debug, Clone)]
+pub struct Stop {
+    /// None is taken any more, and each ends after the request it is at.
+    pub draining: CancellationToken,
+    /// Those that are still open are cut: a client that is slow must not keep the work from being put down.
+    pub cutting: CancellationToken,
+}
+
+/// Serves `router` on `listener` until `stop.draining`, each connection on `tracker`.
 ///
 /// Returns when no more connections are taken. Those that are open finish the request they are at;
 /// progress streams end by the same token.
 ///
 /// # Errors
 /// None today; a listener that can never accept again would be one.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    draining: CancellationToken,
-    tracker: &TaskTracker,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, router: Router, stop: &Stop, tracker: &TaskTracker) -> io::Result<()> {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let next = async {
@@ -50,14 +54,14 @@ pub async fn serve(
         };
         let accepted = tokio::select! {
             biased;
-            () = draining.cancelled() => return Ok(()),
+            () = stop.draining.cancelled() => return Ok(()),
             accepted = next => accepted,
         };
         match accepted {
             Ok((stream, slot)) => {
-                let (router, draining) = (router.clone(), draining.clone());
+                let (router, stop) = (router.clone(), stop.clone());
                 tracker.spawn(async move {
-                    serve_connection(stream, router, draining).await;
+                    serve_connection(stream, router, stop).await;
                     drop(slot);
                 });
             }
@@ -65,7 +69,7 @@ pub async fn serve(
             Err(error) => {
                 tracing::warn!(%error, "cannot take a connection");
                 tokio::select! {
-                    () = draining.cancelled() => return Ok(()),
+                    () = stop.draining.cancelled() => return Ok(()),
                     () = tokio::time::sleep(ACCEPT_PAUSE) => {}
                 }
             }
@@ -79,7 +83,7 @@ fn is_of_the_client(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn serve_connection(stream: TcpStream, router: Router, draining: CancellationToken) {
+async fn serve_connection(stream: TcpStream, router: Router, stop: Stop) {
     // Events are small and must not wait for more.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
@@ -94,9 +98,12 @@ async fn serve_connection(stream: TcpStream, router: Router, draining: Cancellat
     let mut connection = pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = draining.cancelled() => {
+        () = stop.draining.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                result = connection => result,
+                () = stop.cutting.cancelled() => return,
+            }
         }
     };
     if let Err(error) = result {
@@ -115,6 +122,7 @@ mod tests {
     struct Served {
         address: std::net::SocketAddr,
         draining: CancellationToken,
+        cutting: CancellationToken,
         tracker: TaskTracker,
         accepting: tokio::task::JoinHandle<io::Result<()>>,
     }
@@ -124,15 +132,29 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (draining, tracker) = (CancellationToken::new(), TaskTracker::new());
-        let (token, tasks) = (draining.clone(), tracker.clone());
-        let accepting = tokio::spawn(async move { serve(listener, router, token, &tasks).await });
-        Served { address, draining, tracker, accepting }
+        let cutting = CancellationToken::new();
+        let (stop, tasks) = (Stop { draining: draining.clone(), cutting: cutting.clone() }, tracker.clone());
+        let accepting = tokio::spawn(async move { serve(listener, router, &stop, &tasks).await });
+        Served { address, draining, cutting, tracker, accepting }
     }
 
     async fn send(address: std::net::SocketAddr, request: &str) -> TcpStream {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         stream
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_slow_is_cut_off_when_the_stop_can_wait_no_longer() {
+        let served = start(Router::new()).await;
+        let mut client = send(served.address, "GET / HT").await;
+        served.draining.cancel();
+        served.accepting.await.unwrap().unwrap();
+        served.cutting.cancel();
+        served.tracker.close();
+        served.tracker.wait().await;
+        let mut rest = Vec::new();
+        assert!(client.read_to_end(&mut rest).await.map_or(true, |read| read == 0));
     }
 
     async fn read_all(mut stream: TcpStream) -> String {

@@ -1,5 +1,6 @@
 //! Takes in a request body: its type, its size, and the time it may take are bounded.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
@@ -7,6 +8,7 @@ use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::problem::{Code, Fault, Problem};
 
@@ -20,20 +22,57 @@ const LINGER: Duration = Duration::from_secs(5);
 /// How much of a refused body is read on.
 const LINGER_BYTES: u64 = 64 << 20;
 
+/// Most bytes of bodies that are read or checked at the same time, in all requests together.
+const BYTES_IN_FLIGHT: usize = 64 << 20;
+/// How long a request waits for its share of them.
+const SHARE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the bodies of all requests may take of the memory. Clones share it.
+#[derive(Debug, Clone)]
+pub struct UploadBudget(Arc<Semaphore>);
+
+impl Default for UploadBudget {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(BYTES_IN_FLIGHT)))
+    }
+}
+
+impl UploadBudget {
+    /// Waits for the share of a body of at most `most` bytes.
+    async fn share(&self, headers: &HeaderMap, most: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let busy = || Problem::new(Code::Unavailable, "too many bodies are being read; send this one again later");
+        let bytes = length(headers).map_or(most, |length| usize::try_from(length).unwrap_or(most)).min(BYTES_IN_FLIGHT);
+        let bytes = u32::try_from(bytes).map_err(|_| busy())?;
+        let share = tokio::time::timeout(SHARE_TIMEOUT, Arc::clone(&self.0).acquire_many_owned(bytes)).await;
+        share.map_err(|_| busy())?.map_err(|_| busy())
+    }
+}
+
+/// A body, and its share of the memory for as long as it is looked at.
+pub struct Upload {
+    /// The body.
+    pub bytes: Bytes,
+    _share: OwnedSemaphorePermit,
+}
+
 /// Reads a JSON body of at most `most` bytes.
 ///
 /// # Errors
-/// `unsupported_media_type`, `payload_too_large`, `request_timeout`, or `invalid_request` if the
-/// body breaks off.
-pub async fn read_json(headers: &HeaderMap, body: Body, most: usize) -> Result<Bytes, Problem> {
+/// `unsupported_media_type`, `payload_too_large`, `request_timeout`, `unavailable` while too many bodies
+/// are being read, or `invalid_request` if the body breaks off.
+pub async fn read_json(headers: &HeaderMap, body: Body, most: usize, budget: &UploadBudget) -> Result<Upload, Problem> {
     let mut stream = body.into_data_stream();
     let refused = check_type(headers).and_then(|()| check_length(headers, most));
     let read = match refused {
-        Ok(()) => tokio::time::timeout(BODY_TIMEOUT, collect(&mut stream, most)).await,
+        Ok(()) => {
+            let share = budget.share(headers, most).await?;
+            let read = tokio::time::timeout(BODY_TIMEOUT, collect(&mut stream, most)).await;
+            read.map(|read| read.map(|bytes| Upload { bytes, _share: share }))
+        }
         Err(problem) => Ok(Err(problem)),
     };
     let problem = match read {
-        Ok(Ok(bytes)) => return Ok(bytes),
+        Ok(Ok(upload)) => return Ok(upload),
         Ok(Err(problem)) => problem,
         Err(_) => too_slow(),
     };
@@ -69,8 +108,12 @@ fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 fn check_length(headers: &HeaderMap, most: usize) -> Result<(), Problem> {
-    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
-    if length.is_some_and(|length: u64| length > most as u64) { Err(too_large(most)) } else { Ok(()) }
+    if length(headers).is_some_and(|length| length > most as u64) { Err(too_large(most)) } else { Ok(()) }
+}
+
+/// How long the client says that its body is.
+fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 async fn collect(stream: &mut BodyDataStream, most: usize) -> Result<Bytes, Problem> {
@@ -109,7 +152,8 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
-        read_json(&headers, body, 10).await.map(|body| body.len()).map_err(|problem| problem.code())
+        let read = read_json(&headers, body, 10, &UploadBudget::default()).await;
+        read.map(|upload| upload.bytes.len()).map_err(|problem| problem.code())
     }
 
     #[tokio::test]
@@ -128,6 +172,20 @@ mod tests {
             assert_eq!(refused, Err(Code::UnsupportedMediaType), "{content_type}");
         }
         assert_eq!(code("application/json", "gzip", Body::from("{}")).await, Err(Code::UnsupportedMediaType));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_waits_for_its_share_of_the_memory_and_gives_it_back() {
+        let (budget, mut headers) = (UploadBudget::default(), HeaderMap::new());
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let whole = budget.share(&HeaderMap::new(), BYTES_IN_FLIGHT).await.unwrap();
+        let refused = read_json(&headers, Body::from("{}"), 10, &budget).await;
+        assert_eq!(refused.err().map(|problem| problem.code()), Some(Code::Unavailable));
+        drop(whole);
+        let upload = read_json(&headers, Body::from("{}"), 10, &budget).await.ok().unwrap();
+        assert_eq!(budget.0.available_permits(), BYTES_IN_FLIGHT - 10);
+        drop(upload);
+        assert_eq!(budget.0.available_permits(), BYTES_IN_FLIGHT);
     }
 
     #[tokio::test]

@@ -128,7 +128,10 @@ fn positions(path: &Path) -> Option<(u64, u64)> {
 }
 
 fn parse_lines(day: Day, bytes: &[u8], first: u64) -> Result<Vec<LedgerLine>, LedgerError> {
-    let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let lines = bytes.strip_suffix(b"\n").unwrap_or(bytes).split(|byte| *byte == b'\n');
+    if bytes.is_empty() {
+        return Ok(Vec::new());
+    }
     (first..)
         .zip(lines)
         .map(|(line, text)| serde_json::from_slice(text).map_err(|_| LedgerError::Corrupt { day, line }))

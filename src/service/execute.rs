@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::MoneyRules;
 use super::claims::Claims;
 use super::gate::Gate;
+use super::memory::PictureMemory;
 use super::settle::Settler;
 use crate::assets::picture::{Thumbnailer, inspect, thumbnail_name};
 use crate::assets::{AssetError, AssetStore};
@@ -67,6 +68,8 @@ pub struct Executor {
     pub claims: Arc<Claims>,
     /// Whether the provider takes calls.
     pub gate: Gate,
+    /// What the pictures of all calls may take of the memory.
+    pub memory: PictureMemory,
     /// Limits and the ledger's prompts.
     pub rules: MoneyRules,
     /// The deadline of one call.
@@ -112,10 +115,15 @@ impl Executor {
                 return Some(Outcome::FoundEarlier { picture: receipt.picture }.into());
             }
         }
+        let mut share = tokio::select! {
+            share = self.memory.share(job.references.len()) => share?,
+            () = signals.draining.cancelled() => return None,
+        };
         let references = match self.fetch_references(job, signals).await? {
             Ok(references) => references,
             Err(error) => return Some(Outcome::Refused(error).into()),
         };
+        share.keep(references.iter().map(|reference| reference.bytes.len() as u64).sum());
         let call = match self.call(job, references) {
             Ok(call) => call,
             Err(error) => return Some(Outcome::Refused(error).into()),
@@ -135,6 +143,10 @@ impl Executor {
         loop {
             match self.assets.find(&stem).await {
                 Ok(found) => return Some(found.filter(|receipt| receipt.attempt == attempt)),
+                Err(AssetError::Damaged(_)) => {
+                    tracing::error!(%stem, "a picture's receipt is damaged: nobody can say which call made it");
+                    return Some(None);
+                }
                 Err(error) => tracing::warn!(%stem, error = %describe(&error), "cannot look for a paid picture"),
             }
             pause(RETRY_PAUSE, &signals.draining).await?;

@@ -27,7 +27,7 @@ pub enum ExportError {
     #[error("cannot read the charges")]
     Store(#[from] StoreError),
     /// The ledger is away.
-    #[error("cannot write the ledger")]
+    #[error("cannot read or write the ledger")]
     Ledger(#[from] LedgerError),
     /// The ledger has fewer lines than were confirmed: somebody cut it.
     #[error(
@@ -102,12 +102,14 @@ impl Exporter {
     /// # Errors
     /// [`ExportError`]; nothing is taken in then.
     pub async fn import(&self, day: Day) -> Result<u64, ExportError> {
+        // A chunk that this database was about to append is its own business: the export goes on with it.
+        let Some(known) = self.store.settled_count(day).await? else { return Ok(0) };
+        let head = self.bucket.head(day).await?;
         let lines = self.bucket.read_day(day).await?;
-        let known = self.store.exported_count(day).await?;
         if lines.len() as u64 <= known {
             return Ok(0);
         }
-        let new = self.store.import_lines(day, &lines).await?;
+        let new = self.store.import_lines(day, &lines, head.count).await?;
         tracing::warn!(%day, new, "took charges from the ledger that the database did not know");
         Ok(new)
     }
@@ -158,7 +160,7 @@ impl Exporter {
         }
         tracing::error!(day = %chunk.day, "the ledger is ahead of the database: importing what it holds");
         let lines = self.bucket.read_day(chunk.day).await?;
-        self.store.import_lines(chunk.day, &lines).await?;
+        self.store.import_lines(chunk.day, &lines, head.count).await?;
         Ok(Place::Dropped)
     }
 }

@@ -17,6 +17,9 @@ pub(super) enum Dialect {
 const POSTGRES_CONNECTIONS: u32 = 16;
 /// Reading connections beside SQLite's writer.
 const SQLITE_READERS: u32 = 4;
+/// A process that is frozen in the middle of a transaction must not hold its locks for long: the
+/// others would stand still with it.
+const POSTGRES_SET_UP: &str = "SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = '5s'";
 /// How long a request waits for a connection, or on Postgres for a lock.
 pub(super) const LOCK_WAIT: Duration = Duration::from_secs(10);
 
@@ -61,7 +64,7 @@ impl Dialect {
     pub(super) fn writers(self) -> AnyPoolOptions {
         match self {
             Self::Sqlite => pool(1, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"),
-            Self::Postgres => pool(POSTGRES_CONNECTIONS, "SET lock_timeout = '10s'"),
+            Self::Postgres => pool(POSTGRES_CONNECTIONS, POSTGRES_SET_UP),
         }
     }
 

@@ -161,26 +161,29 @@ impl Store {
         Ok(count == 1)
     }
 
-    /// How many lines of `day` are known to be exported.
+    /// How many lines of `day` are known to be exported; `None` while a chunk of it is pending.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn exported_count(&self, day: Day) -> Result<u64, StoreError> {
-        let count: Option<i64> = sqlx::query_scalar("SELECT count FROM ledger_days WHERE day = $1")
+    pub async fn settled_count(&self, day: Day) -> Result<Option<u64>, StoreError> {
+        let row = sqlx::query("SELECT count, pending_end FROM ledger_days WHERE day = $1")
             .bind(day.number())
             .fetch_optional(&self.readers)
             .await
             .map_err(|error| self.error(error))?;
-        unsigned(count.unwrap_or(0))
+        let Some(row) = row else { return Ok(Some(0)) };
+        if row.optional_int("pending_end")?.is_some() { Ok(None) } else { unsigned(row.int("count")?).map(Some) }
     }
 
-    /// Takes in the exported lines of `day`, by charge id, and charges the budget for those it did not know.
+    /// Takes in the ledger's lines of `day`, by charge id, and charges the budget for those it did not know.
     ///
-    /// For a database that is older than its ledger. Returns how many were new.
+    /// For a database that is older than its ledger. The first `exported` lines are in the day's object;
+    /// those behind them were only written down as chunks, and are exported anew. Returns how many were new.
     ///
     /// # Errors
     /// [`StoreError`]; nothing is changed then.
-    pub async fn import_lines(&self, day: Day, lines: &[LedgerLine]) -> Result<u64, StoreError> {
+    pub async fn import_lines(&self, day: Day, lines: &[LedgerLine], exported: u64) -> Result<u64, StoreError> {
+        let exported = signed(exported)?;
         transaction!(self, |connection| {
             self.hold_day(connection, day).await?;
             let sql = "UPDATE ledger SET position = NULL WHERE day = $1";
@@ -188,6 +191,7 @@ impl Store {
             let (mut new, mut everyone) = (0, BudgetMove::default());
             let mut users: BTreeMap<String, BudgetMove> = BTreeMap::new();
             for (position, line) in (1_i64..).zip(lines) {
+                let position = (position <= exported).then_some(position);
                 if self.import_line(connection, day, position, line).await? {
                     let unknown = if line.outcome == ChargeOutcome::Unknown { line.cost.micros() } else { 0 };
                     let change = BudgetMove { spent: line.cost.micros(), unknown, ..BudgetMove::default() };
@@ -199,7 +203,7 @@ impl Store {
             let sql = "UPDATE ledger_days SET count = $2, pending_end = NULL, pending_chunk = NULL WHERE day = $1";
             sqlx::query(sql)
                 .bind(day.number())
-                .bind(i64::try_from(lines.len()).map_err(StoreError::corrupt)?)
+                .bind(exported)
                 .execute(&mut *connection)
                 .await
                 .map_err(|error| self.error(error))?;
@@ -219,7 +223,7 @@ impl Store {
         &self,
         connection: &mut AnyConnection,
         day: Day,
-        position: i64,
+        position: Option<i64>,
         line: &LedgerLine,
     ) -> Result<bool, StoreError> {
         let sql = "INSERT INTO ledger (id, attempt_id, day, position, ts, line) VALUES ($1, $2, $3, $4, $5, $6)

@@ -58,12 +58,13 @@ async fn a_demo_that_does_not_fit_the_budget_says_so_and_fails() {
 async fn a_wrong_configuration_ends_with_64_and_one_line_a_problem() {
     let folder = tempfile::tempdir().unwrap();
     let settings = Settings::new(folder.path()).with("HOST", "0.0.0.0").with("SHUTDOWN_GRACE", "soon");
+    let settings = settings.with("REFERENCE_ALLOW", "a b c");
     for arguments in [&[][..], &["serve"], &["demo", "--exit"], &["prices"]] {
         let output = run(&settings, arguments).await;
         assert_eq!(output.status.code(), Some(64), "{arguments:?}");
         let said = text(&output.stderr);
         let names: Vec<&str> = said.lines().filter_map(|line| line.split(':').next()).collect();
-        assert_eq!(names, ["HOST", "SHUTDOWN_GRACE"]);
+        assert_eq!(names, ["HOST", "SHUTDOWN_GRACE", "REFERENCE_ALLOW"]);
     }
 }
 

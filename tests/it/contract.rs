@@ -131,7 +131,9 @@ async fn the_original_services_names_are_taken() {
 #[tokio::test]
 async fn batches_and_items_come_in_pages() {
     let folder = tempfile::tempdir().unwrap();
-    let service = hanging(folder.path()).await;
+    // One call at a time, and it never answers: one batch is running.
+    let settings = Settings::new(folder.path()).with("SYNTHETIC_LATENCY", "1h").with("PROVIDER_TIMEOUT", "2h");
+    let service = settings.with("PROVIDER_CONCURRENCY", "1").start().await;
     let mut ids = Vec::new();
     for _ in 0..3 {
         ids.push(service.submit(&batch(5, 1)).await);
@@ -164,7 +166,7 @@ async fn batches_and_items_come_in_pages() {
     service.get("/images?cursor=nonsense").await.expect_problem(400, "invalid_request");
     service.get(&format!("/images/{}?cursor=nonsense", ids[0])).await.expect_problem(400, "invalid_request");
     service.get("/images?limit=201").await.expect_problem(400, "invalid_request");
-    for (state, count) in [("running", 2), ("queued", 1), ("completed", 0)] {
+    for (state, count) in [("running", 1), ("queued", 2), ("completed", 0)] {
         service
             .until(|page| page["batches"].as_array().unwrap().len() == count, &format!("/images?state={state}"))
             .await;

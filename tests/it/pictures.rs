@@ -121,6 +121,27 @@ async fn a_stream_ends_when_the_service_stops() {
 }
 
 #[tokio::test]
+async fn slow_clients_do_not_keep_a_stop_from_writing_the_ledger() {
+    use tokio::io::AsyncWriteExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings::new(folder.path()).with("BUDGET_LEDGER_ENABLED", "true").with("SHUTDOWN_GRACE", "2s");
+    let service = settings.start().await;
+    let mut clients = Vec::new();
+    for request in [
+        "POST /images HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{",
+        "GET /images HT",
+    ] {
+        let mut client = tokio::net::TcpStream::connect(service.url.trim_start_matches("http://")).await.unwrap();
+        client.write_all(request.as_bytes()).await.unwrap();
+        clients.push(client);
+    }
+    let id = service.submit(&batch(3, 1)).await;
+    service.finished(&id).await;
+    assert_eq!(service.stop().await, Some(0));
+    assert_eq!(crate::books::ledger(folder.path()).len(), 3);
+}
+
+#[tokio::test]
 async fn references_are_fetched_where_allowed_and_refused_elsewhere_at_no_cost() {
     let mut png = Vec::new();
     image::DynamicImage::new_rgb8(32, 32)

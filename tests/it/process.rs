@@ -140,7 +140,7 @@ impl Service {
 
     /// Waits until the batch is finished.
     pub(crate) async fn finished(&self, batch: &str) -> Value {
-        self.until(|view| !view["finishedAt"].is_null(), &format!("/images/{batch}?limit=1000")).await
+        self.until(|view| !view["finishedAt"].is_null(), &format!("/images/{batch}?limit=200")).await
     }
 
     /// Waits until what `path` answers is as expected.

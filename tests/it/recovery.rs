@@ -14,6 +14,7 @@ on_both_engines!(
     a_picture_that_was_stored_before_the_kill_is_adopted_at_its_own_cost,
     a_picture_of_an_earlier_unknown_call_is_found_before_the_next_one,
     references_of_a_dead_worker_cost_nothing,
+    a_kill_between_chunk_and_day_loses_no_line,
 );
 
 /// A service whose calls never answer, four at a time.
@@ -158,4 +159,28 @@ async fn references_of_a_dead_worker_cost_nothing(database: Arc<Database>) {
     assert_eq!((micros(&view["actualCost"]), &images(&view)[0]["billing"]), (0, &Value::Null));
     let budget = service.get("/budget").await.json();
     assert_eq!(micros(&budget["everyone"]["reserved"]), 0);
+}
+
+async fn a_kill_between_chunk_and_day_loses_no_line(database: Arc<Database>) {
+    let settings = on(&database).with("BUDGET_LEDGER_ENABLED", "false");
+    let service = settings.start().await;
+    let id = service.submit(&batch(3, 1)).await;
+    service.finished(&id).await;
+    assert_eq!(service.stop().await, Some(0));
+    // Steps A and the first half of C, as a process leaves them that is killed before the append.
+    let store = database.open(crate::engines::system_clock()).await;
+    let day = store.unexported_days().await.unwrap()[0];
+    let pending = store.pending_chunk(day).await.unwrap().unwrap();
+    store.close().await;
+    drop(store);
+    let chunk = database.folder().join(&pending.name);
+    std::fs::create_dir_all(chunk.parent().unwrap()).unwrap();
+    std::fs::write(&chunk, &pending.lines).unwrap();
+
+    let service = on(&database).start().await;
+    let id = service.submit(&batch(2, 1)).await;
+    service.finished(&id).await;
+    assert_eq!(service.stop().await, Some(0));
+    assert_eq!(ledger(database.folder()).len(), 5);
+    assert!(!chunk.exists(), "swept once its lines are in the day");
 }

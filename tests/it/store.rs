@@ -524,11 +524,15 @@ async fn a_database_behind_its_ledger_takes_the_charges_in(database: Arc<Databas
     let day = bench.budget().await.day;
     let lines = bench.store.load_charges(day).await.unwrap();
     database.execute("DELETE FROM ledger; DELETE FROM ledger_days; UPDATE budget SET spent = 0").await;
-    assert_eq!(bench.store.import_lines(day, &lines).await.unwrap(), 2);
+    assert_eq!(bench.store.import_lines(day, &lines, 1).await.unwrap(), 2);
     assert_eq!(bench.money().await.0, 100_000);
-    assert_eq!(bench.store.import_lines(day, &lines).await.unwrap(), 0);
+    assert_eq!(bench.store.import_lines(day, &lines, 1).await.unwrap(), 0);
     assert_eq!(bench.money().await.0, 100_000);
     assert_eq!(bench.store.load_charges(day).await.unwrap(), lines);
+    // The second line was in no day's object yet: it is what is exported next.
+    let pending = bench.store.pending_chunk(day).await.unwrap().unwrap();
+    assert_eq!((pending.from, pending.to), (2, 2));
+    assert_eq!(bench.store.settled_count(day).await.unwrap(), None);
 }
 
 async fn event_numbers_have_no_hole_under_concurrent_settles(database: Arc<Database>) {

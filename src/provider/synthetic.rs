@@ -21,6 +21,8 @@ use super::{Answer, ImageCall, ImageProvider, ProviderError};
 use crate::domain::prices::{PriceTable, Usage};
 use crate::domain::state::{ErrorCode, ImageError};
 
+/// The model that is ours: nothing goes into it.
+const OWN_MODEL: &str = "synthetic";
 /// Pictures drawn at once: drawing takes a whole core.
 const DRAWN_AT_ONCE: usize = 2;
 /// Tokens that a reference counts as, in the usage of a rehearsed model.
@@ -35,34 +37,32 @@ pub struct Synthetic {
     prices: Arc<PriceTable>,
     latency: Duration,
     markers: Markers,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
 }
 
 impl Synthetic {
     /// Answers after `latency`, with usage that `prices` can settle.
     #[must_use]
     pub fn new(prices: Arc<PriceTable>, latency: Duration) -> Self {
-        Self { prices, latency, markers: Markers::default(), permits: Semaphore::new(DRAWN_AT_ONCE) }
+        Self { prices, latency, markers: Markers::default(), permits: Arc::new(Semaphore::new(DRAWN_AT_ONCE)) }
     }
 
     /// The usage of an answer with `pictures` pictures: never more than what was reserved for it.
     fn usage(&self, call: &ImageCall, pictures: u64) -> Option<Usage> {
         let model = self.prices.get(&call.model)?;
         let size = model.sizes.get(&call.image_size)?;
-        let input = (call.prompt.len() as u64 / 4).max(1) + REFERENCE_TOKENS * call.references.len() as u64;
+        let read = (call.prompt.len() as u64 / 4).max(1) + REFERENCE_TOKENS * call.references.len() as u64;
         Some(Usage {
-            input_tokens: input,
+            input_tokens: if call.model == OWN_MODEL { 0 } else { read },
             image_tokens: pictures * u64::from(size.tokens),
             text_tokens: TEXT_TOKENS.min(model.max_text_tokens.into()),
         })
     }
 
     async fn picture(&self, call: &ImageCall) -> Result<Bytes, ProviderError> {
-        let failed = |cause: &dyn std::fmt::Display| ProviderError::Failed(format!("cannot draw: {cause}"));
-        let _permit = self.permits.acquire().await.map_err(|error| failed(&error))?;
         let call = call.clone();
-        let drawn = tokio::task::spawn_blocking(move || draw::picture(&call)).await;
-        drawn.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+        let drawn = off_the_async_threads(&self.permits, move || draw::picture(&call)).await?;
+        drawn.map_err(|error| cannot_draw(&error))
     }
 
     fn answer(&self, call: &ImageCall, picture: Result<Bytes, ImageError>) -> Answer {
@@ -99,6 +99,26 @@ impl ImageProvider for Synthetic {
             Ending::Stall => std::future::pending().await,
         }
     }
+}
+
+/// Does `work` on a blocking thread, within the bound of `permits`.
+///
+/// The permit goes with the work: a call that is given up at its deadline leaves its drawing behind,
+/// which still takes a core.
+async fn off_the_async_threads<T: Send + 'static>(
+    permits: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ProviderError> {
+    let permit = permits.clone().acquire_owned().await.map_err(|error| cannot_draw(&error))?;
+    let done = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        work()
+    });
+    done.await.map_err(|error| cannot_draw(&error))
+}
+
+fn cannot_draw(cause: &dyn std::fmt::Display) -> ProviderError {
+    ProviderError::Failed(format!("cannot draw: {cause}"))
 }
 
 fn refusal() -> ImageError {
@@ -158,17 +178,66 @@ mod tests {
         assert_eq!(decode(&draw(&wide).await).dimensions(), (1024, 576));
     }
 
+    fn reference(colour: [u8; 3]) -> ReferenceImage {
+        let mut bytes = Vec::new();
+        let square = image::RgbImage::from_pixel(64, 64, image::Rgb(colour));
+        DynamicImage::from(square).write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png).unwrap();
+        ReferenceImage { bytes: bytes.into(), format: PictureFormat::Png, mode: ReferenceMode::StyleOnly }
+    }
+
     #[tokio::test]
-    async fn references_are_shown_in_the_picture() {
-        let mut green = Vec::new();
-        let mut square = image::RgbImage::new(64, 64);
-        square.pixels_mut().for_each(|pixel| pixel.0 = [0, 255, 0]);
-        DynamicImage::from(square).write_to(&mut Cursor::new(&mut green), ImageFormat::Png).unwrap();
-        let reference =
-            ReferenceImage { bytes: green.into(), format: PictureFormat::Png, mode: ReferenceMode::StyleOnly };
-        let picture = decode(&draw(&ImageCall { references: vec![reference], ..call("a cup") }).await).to_rgb8();
-        let shown = picture.pixels().filter(|pixel| pixel.0 == [0, 255, 0]).count();
-        assert!(shown > 5_000, "{shown} green pixels");
+    async fn every_reference_is_shown_whatever_the_shape_of_the_picture() {
+        let colours = [0, 51, 102, 153, 204, 255].map(|red| [red, 255, 0]);
+        for (width, height) in AspectRatio::ALL {
+            let aspect_ratio = AspectRatio { width, height };
+            let references = colours.map(reference).to_vec();
+            let call = ImageCall { aspect_ratio, references, ..call("a cup") };
+            let picture = decode(&draw(&call).await).to_rgb8();
+            for colour in colours {
+                let shown = picture.pixels().filter(|pixel| pixel.0 == colour).count();
+                assert!(shown > 1_000, "{aspect_ratio}: {shown} pixels of {colour:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_drawing_that_was_given_up_holds_its_permit_until_it_ends() {
+        let permits = Arc::new(Semaphore::new(1));
+        let (started, has_started) = tokio::sync::oneshot::channel();
+        let (let_go, held) = std::sync::mpsc::channel::<()>();
+        let work = off_the_async_threads(&permits, move || {
+            started.send(()).unwrap();
+            held.recv()
+        });
+        tokio::select! {
+            _ = work => panic!("the work is held"),
+            start = has_started => start.unwrap(),
+        }
+        assert_eq!(permits.available_permits(), 0);
+        let_go.send(()).unwrap();
+        assert!(permits.acquire().await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_takes_the_latency_and_names_its_attempt() {
+        let latency = Duration::from_secs(7);
+        let (provider, call, start) =
+            (Synthetic::new(prices(), latency), call("[refuse]"), tokio::time::Instant::now());
+        let answer = provider.generate(&call).await.unwrap();
+        assert_eq!(start.elapsed(), latency);
+        assert_eq!(answer.request_id, Some(format!("syn-{}", call.attempt)));
+    }
+
+    #[test]
+    fn the_own_model_reads_no_tokens_and_a_picture_that_was_not_made_has_none() {
+        let (provider, prices) = (provider(), prices());
+        let own = provider.usage(&call("a red cup"), 1).unwrap();
+        assert_eq!((own.input_tokens, own.text_tokens), (0, 0));
+        for model in prices.models().filter(|model| model.id != OWN_MODEL) {
+            let refused = ImageCall { model: model.id.clone(), ..call("a red cup") };
+            let usage = provider.usage(&refused, 0).unwrap();
+            assert_eq!((usage.input_tokens, usage.image_tokens, usage.text_tokens), (2, 0, 20), "{}", model.id);
+        }
     }
 
     #[tokio::test]

@@ -25,8 +25,12 @@ const COARSE: u32 = 24;
 const SIZES: [u16; 6] = [92, 72, 56, 44, 34, 26];
 /// The size in which any prompt is written.
 const SMALLEST: u16 = 20;
-/// Longest side of a reference's thumbnail.
+/// Longest side of a reference's thumbnail; smaller where many must share a narrow picture.
 const THUMBNAIL: u32 = 144;
+/// The space between two thumbnails.
+const GAP: u32 = 16;
+/// Width kept free for the variant's number, right of the thumbnails.
+const BADGE: u32 = 96;
 /// Most bytes that decoding a reference may take.
 const MAX_DECODED_BYTES: u64 = 256 << 20;
 const WHITE: Rgb<u8> = Rgb([255, 255, 255]);
@@ -102,21 +106,27 @@ fn to_byte(value: f32) -> u8 {
     value.clamp(0.0, 255.0).round() as u8
 }
 
-/// Pastes thumbnails of the references along the lower edge; returns the height they take.
+/// Pastes thumbnails of the references along the lower edge, all of them; returns the height they take.
 fn references(canvas: &mut RgbImage, references: &[ReferenceImage]) -> u32 {
+    let Some(longest) = thumbnail_side(canvas.width(), references.len()) else { return 0 };
     let mut x = MARGIN;
     let bottom = canvas.height() - MARGIN / 2;
-    for small in references.iter().filter_map(thumbnail) {
-        if x + small.width() + MARGIN > canvas.width() {
-            break;
-        }
+    for small in references.iter().filter_map(|reference| thumbnail(reference, longest)) {
         imageops::replace(canvas, &small, x.into(), (bottom - small.height()).into());
-        x += small.width() + 16;
+        x += small.width() + GAP;
     }
-    if x > MARGIN { THUMBNAIL } else { 0 }
+    if x > MARGIN { longest } else { 0 }
 }
 
-fn thumbnail(reference: &ReferenceImage) -> Option<RgbImage> {
+/// The side at which `count` thumbnails fit beside the variant's number in a picture `width` wide.
+fn thumbnail_side(width: u32, count: usize) -> Option<u32> {
+    let count = u32::try_from(count).ok()?;
+    let gaps = GAP * count.saturating_sub(1);
+    let room = width.saturating_sub(MARGIN + MARGIN / 2 + BADGE + gaps);
+    room.checked_div(count).map(|side| side.clamp(1, THUMBNAIL))
+}
+
+fn thumbnail(reference: &ReferenceImage, longest: u32) -> Option<RgbImage> {
     let format = match reference.format {
         PictureFormat::Png => image::ImageFormat::Png,
         PictureFormat::Jpeg => image::ImageFormat::Jpeg,
@@ -126,7 +136,7 @@ fn thumbnail(reference: &ReferenceImage) -> Option<RgbImage> {
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_DECODED_BYTES);
     reader.limits(limits);
-    Some(reader.decode().ok()?.resize(THUMBNAIL, THUMBNAIL, Resize::Triangle).to_rgb8())
+    Some(reader.decode().ok()?.resize(longest, longest, Resize::Triangle).to_rgb8())
 }
 
 /// Writes the prompt in the largest size in which it fits above `bottom`; what does not fit even then is cut.

@@ -1,6 +1,7 @@
 //! Words in a prompt that choose how a call ends, so that a person can try every outcome.
 
 use std::collections::HashSet;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Mutex, PoisonError};
 
 /// Pictures whose first try is remembered; with more all are forgotten.
@@ -38,7 +39,9 @@ pub(super) enum Ending {
 /// Which pictures had their first try.
 #[derive(Debug, Default)]
 pub(super) struct Markers {
-    tried: Mutex<HashSet<(String, u32)>>,
+    /// Hashes, since a prompt may be long.
+    tried: Mutex<HashSet<u64>>,
+    hasher: RandomState,
 }
 
 impl Markers {
@@ -68,6 +71,32 @@ impl Markers {
         if tried.len() >= REMEMBERED {
             tried.clear();
         }
-        if tried.insert((prompt.to_owned(), variant)) { ending } else { Ending::Picture }
+        if tried.insert(self.hasher.hash_one((prompt, variant))) { ending } else { Ending::Picture }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_time_is_counted_for_each_prompt_and_variant() {
+        let markers = Markers::default();
+        for (prompt, variant) in [("[drop-once] a", 1), ("[drop-once] a", 2), ("[drop-once] b", 1)] {
+            assert_eq!(markers.ending(prompt, variant), Ending::Drop, "{prompt} {variant}");
+            assert_eq!(markers.ending(prompt, variant), Ending::Picture, "{prompt} {variant} again");
+        }
+    }
+
+    #[test]
+    fn every_listed_marker_changes_the_ending_and_what_is_remembered_stays_bounded() {
+        for (marker, _) in MARKERS {
+            assert_ne!(Markers::default().ending(marker, 1), Ending::Picture, "{marker}");
+        }
+        let markers = Markers::default();
+        for variant in 0..=u32::try_from(REMEMBERED).unwrap() {
+            markers.ending("[fail-once]", variant);
+        }
+        assert!(markers.tried.lock().unwrap().len() <= REMEMBERED);
     }
 }

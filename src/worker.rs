@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::ids::ImageKey;
+use crate::domain::outcome::Claim;
 use crate::service::claims::Claims;
 use crate::service::execute::{Executor, Signals};
 
@@ -29,16 +29,17 @@ pub struct Worker {
     concurrency: u32,
 }
 
-/// The pictures that are being made.
+/// The claims that are being worked on. Two may be of one picture for a moment: the next claim of a
+/// picture can be taken up before the task of the last one was seen to end.
 #[derive(Default)]
 struct InFlight {
-    tasks: JoinSet<ImageKey>,
-    images: HashSet<ImageKey>,
+    tasks: JoinSet<Claim>,
+    claims: HashSet<Claim>,
 }
 
 impl InFlight {
-    fn end(&mut self, ended: Result<ImageKey, tokio::task::JoinError>) -> Result<(), WorkerError> {
-        self.images.remove(&ended?);
+    fn end(&mut self, ended: Result<Claim, tokio::task::JoinError>) -> Result<(), WorkerError> {
+        self.claims.remove(&ended?);
         Ok(())
     }
 }
@@ -73,7 +74,7 @@ impl Worker {
         let mut in_flight = InFlight::default();
         while !signals.draining.is_cancelled() {
             self.take_up(&mut in_flight, signals, look).await;
-            let full = in_flight.images.len() >= self.concurrency as usize;
+            let full = in_flight.claims.len() >= self.concurrency as usize;
             tokio::select! {
                 Some(ended) = in_flight.tasks.join_next() => in_flight.end(ended)?,
                 () = self.claims.ready(POLL), if !full => {}
@@ -94,12 +95,12 @@ impl Worker {
     async fn take_up(&self, in_flight: &mut InFlight, signals: &Signals, look: &AtomicBool) {
         let mut jobs = Vec::new();
         if look.swap(false, Ordering::Relaxed) {
-            match self.claims.strays(&in_flight.images).await {
+            match self.claims.strays(&in_flight.claims).await {
                 Ok(strays) => jobs = strays,
                 Err(error) => tracing::warn!(%error, "cannot look for claims left behind"),
             }
         }
-        let taken = in_flight.images.len() + jobs.len();
+        let taken = in_flight.claims.len() + jobs.len();
         let room = self.concurrency.saturating_sub(u32::try_from(taken).unwrap_or(u32::MAX));
         if room > 0 && self.claims.may_start() {
             match self.claims.claim(room).await {
@@ -108,11 +109,11 @@ impl Worker {
             }
         }
         for job in jobs {
-            let (executor, signals, image) = (self.executor.clone(), signals.clone(), job.claim.image);
-            in_flight.images.insert(image);
+            let (executor, signals, claim) = (self.executor.clone(), signals.clone(), job.claim);
+            in_flight.claims.insert(claim);
             in_flight.tasks.spawn(async move {
                 executor.run(job, &signals).await;
-                image
+                claim
             });
         }
     }

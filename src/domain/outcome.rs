@@ -24,7 +24,7 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
 pub const DEFAULT_THROTTLE: Duration = Duration::from_secs(5);
 
 /// A worker's right to one picture. Each write names it; a claim that was lost changes nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Claim {
     /// The picture.
     pub image: ImageKey,

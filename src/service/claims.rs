@@ -11,7 +11,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
-use crate::domain::ids::{ImageKey, WorkerId};
+use crate::domain::ids::WorkerId;
+use crate::domain::outcome::Claim;
 use crate::store::{Beats, Job, Store, StoreError};
 
 /// A picture that was due and could not be claimed is not asked for more often than this.
@@ -129,9 +130,9 @@ impl Claims {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn strays(&self, in_flight: &HashSet<ImageKey>) -> Result<Vec<Job>, StoreError> {
+    pub async fn strays(&self, in_flight: &HashSet<Claim>) -> Result<Vec<Job>, StoreError> {
         let mut jobs = self.store.load_claims(self.me).await?;
-        jobs.retain(|job| !in_flight.contains(&job.claim.image));
+        jobs.retain(|job| !in_flight.contains(&job.claim));
         Ok(jobs)
     }
 

@@ -115,7 +115,7 @@ impl Links {
 
     fn is_fresh(&self, link: &SignedLink) -> bool {
         let left = link.expires_at.since(self.clock.now());
-        if self.rules.refresh { left >= self.rules.min_left } else { !left.is_zero() }
+        !left.is_zero() && (!self.rules.refresh || left >= self.rules.min_left)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, SignedLink>> {

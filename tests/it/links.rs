@@ -21,11 +21,15 @@ struct Bench {
 }
 
 fn bench(refresh: bool) -> Bench {
+    bench_with(MIN_LEFT, refresh)
+}
+
+fn bench_with(min_left: Duration, refresh: bool) -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let clock = Arc::new(FixedClock::at(Timestamp::from_millis(1_000_000)));
     let counters = Arc::new(Counters::default());
     let assets = Arc::new(LocalAssets::open(folder.path().to_owned(), clock.clone()).unwrap());
-    let rules = LinkRules { ttl: TTL, min_left: MIN_LEFT, refresh };
+    let rules = LinkRules { ttl: TTL, min_left, refresh };
     let links = Links::new(assets, clock.clone(), counters.clone(), rules);
     Bench { clock, counters, links, _folder: folder }
 }
@@ -52,4 +56,14 @@ async fn with_refreshing_off_a_link_is_handed_out_until_it_is_dead() {
     assert_eq!(bench.links.fresh(OBJECT, "a.png").await.unwrap(), first);
     bench.clock.advance(Duration::from_millis(1));
     assert_ne!(bench.links.fresh(OBJECT, "a.png").await.unwrap(), first);
+}
+
+#[tokio::test]
+async fn a_dead_link_is_not_handed_out_even_if_no_rest_is_promised() {
+    let bench = bench_with(Duration::ZERO, true);
+    let first = bench.links.fresh(OBJECT, "a.png").await.unwrap();
+    bench.clock.advance(TTL);
+    let second = bench.links.fresh(OBJECT, "a.png").await.unwrap();
+    assert_eq!(second.expires_at.since(bench.clock.now()), TTL);
+    assert_ne!(first, second);
 }

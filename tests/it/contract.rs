@@ -1,5 +1,11 @@
 //! The HTTP contract, answered by the real program: submitting, reading, cancelling, errors.
 
+mod accepted;
+mod events;
+mod links;
+mod read;
+mod refused;
+
 use std::path::Path;
 
 use serde_json::{Value, json};

@@ -25,8 +25,8 @@ impl Batches {
             None => 0,
             Some(cursor) => cursor.parse::<u32>().map_err(|_| ServiceError::BadCursor)?,
         };
-        let row = self.store.load_batch(batch, caller).await?.ok_or(ServiceError::NotFound)?;
-        let mut rows = self.store.load_items(batch, after, page.limit + 1).await?;
+        let found = self.store.load_page(batch, caller, after, page.limit + 1).await?;
+        let (row, mut rows) = found.ok_or(ServiceError::NotFound)?;
         let more = rows.len() > page.limit as usize;
         rows.truncate(page.limit as usize);
         let next_cursor = rows.last().filter(|_| more).map(|item| item.ordinal.to_string());

@@ -44,6 +44,14 @@ impl Dialect {
         }
     }
 
+    /// Opens a transaction that reads, and sees the database as it is at its first statement.
+    pub(super) const fn snapshot(self) -> &'static str {
+        match self {
+            Self::Sqlite => "BEGIN",
+            Self::Postgres => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        }
+    }
+
     /// Lets several workers pick from the queue without waiting for each other.
     pub(super) const fn skip_locked(self) -> &'static str {
         match self {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
 use super::rows::Columns as _;
@@ -129,14 +130,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn load_batch(&self, batch: BatchId, owner: &UserId) -> Result<Option<BatchRow>, StoreError> {
-        let sql = format!("SELECT {BATCH_COLUMNS} FROM batches WHERE id = $1 AND owner = $2");
-        let row = sqlx::query(sqlx::AssertSqlSafe(sql))
-            .bind(batch.to_string())
-            .bind(owner.as_str())
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(|error| self.error(error))?;
-        row.as_ref().map(batch_row).transpose()
+        let mut pooled = self.readers.acquire().await.map_err(|error| self.error(error))?;
+        self.batch_of(&mut pooled, batch, owner).await
     }
 
     /// The owner's batches, newest first.
@@ -167,11 +162,60 @@ impl Store {
         rows.iter().map(batch_row).collect()
     }
 
-    /// A page of the batch's rows after `after`, each with its pictures.
+    /// The batch, if it is `owner`'s, with its rows after `after`, at most `limit` of them and each with
+    /// its pictures; all as it was at one moment.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn load_items(&self, batch: BatchId, after: u32, limit: u32) -> Result<Vec<ItemRow>, StoreError> {
+    pub async fn load_page(
+        &self,
+        batch: BatchId,
+        owner: &UserId,
+        after: u32,
+        limit: u32,
+    ) -> Result<Option<(BatchRow, Vec<ItemRow>)>, StoreError> {
+        let mut pooled = self.readers.acquire().await.map_err(|error| self.error(error))?;
+        let page = async {
+            let mut snapshot = sqlx::Connection::begin_with(&mut *pooled, self.dialect.snapshot())
+                .await
+                .map_err(|error| self.error(error))?;
+            let page = match self.batch_of(&mut snapshot, batch, owner).await? {
+                Some(row) => Some((row, self.items_of(&mut snapshot, batch, after, limit).await?)),
+                None => None,
+            };
+            snapshot.rollback().await.map_err(|error| self.error(error))?;
+            Ok(page)
+        }
+        .await;
+        if page.is_err() {
+            pooled.close_on_drop();
+        }
+        page
+    }
+
+    async fn batch_of(
+        &self,
+        connection: &mut AnyConnection,
+        batch: BatchId,
+        owner: &UserId,
+    ) -> Result<Option<BatchRow>, StoreError> {
+        let sql = format!("SELECT {BATCH_COLUMNS} FROM batches WHERE id = $1 AND owner = $2");
+        let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(batch.to_string())
+            .bind(owner.as_str())
+            .fetch_optional(connection)
+            .await
+            .map_err(|error| self.error(error))?;
+        row.as_ref().map(batch_row).transpose()
+    }
+
+    async fn items_of(
+        &self,
+        connection: &mut AnyConnection,
+        batch: BatchId,
+        after: u32,
+        limit: u32,
+    ) -> Result<Vec<ItemRow>, StoreError> {
         let (first, last) = (i64::from(after) + 1, i64::from(after) + i64::from(limit));
         let sql = "SELECT ordinal, scene_id, prompt FROM items
                    WHERE batch_id = $1 AND ordinal BETWEEN $2 AND $3 ORDER BY ordinal";
@@ -179,7 +223,7 @@ impl Store {
             .bind(batch.to_string())
             .bind(first)
             .bind(last)
-            .fetch_all(&self.readers)
+            .fetch_all(&mut *connection)
             .await
             .map_err(|error| self.error(error))?;
         let sql = format!(
@@ -190,7 +234,7 @@ impl Store {
             .bind(batch.to_string())
             .bind(first)
             .bind(last)
-            .fetch_all(&self.readers)
+            .fetch_all(&mut *connection)
             .await
             .map_err(|error| self.error(error))?;
         let mut by_item: BTreeMap<u32, Vec<ImageRow>> = BTreeMap::new();

@@ -1,11 +1,16 @@
 //! What can be looked at: pages, tags, counters, the description.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::{hanging, quick, row};
+use crate::books::{micros, on};
+use crate::engines::{Database, on_both_engines};
 use crate::process::{Answer, batch};
+
+on_both_engines!(a_batch_is_shown_as_it_was_at_one_moment);
 
 /// The names of an object's members.
 fn names(object: &Value) -> BTreeSet<&str> {
@@ -130,5 +135,23 @@ async fn the_description_lists_every_route() {
         "get /openapi.json",
     ] {
         assert!(described.contains(route), "{route}");
+    }
+}
+
+async fn a_batch_is_shown_as_it_was_at_one_moment(database: Arc<Database>) {
+    let service = on(&database).with("SYNTHETIC_LATENCY", "2ms").start().await;
+    let id = service.submit(&batch(24, 1)).await;
+    loop {
+        let view = service.get(&format!("/images/{id}")).await.expect(200).json();
+        let images = || view["items"].as_array().unwrap().iter().flat_map(|item| item["images"].as_array().unwrap());
+        for state in ["queued", "running", "completed"] {
+            let shown = images().filter(|image| image["state"] == state).count();
+            assert_eq!(view["counts"][state], shown, "{state} in the counts and in the items");
+        }
+        let cost: i64 = images().filter(|image| !image["cost"].is_null()).map(|image| micros(&image["cost"])).sum();
+        assert_eq!(micros(&view["actualCost"]), cost);
+        if !view["finishedAt"].is_null() {
+            break;
+        }
     }
 }

@@ -284,7 +284,7 @@ async fn the_budget_guard_off_admits_what_does_not_fit() {
     let settings = Settings::new(folder.path()).with("DAILY_BUDGET_USD", "0.05");
     let service = settings.start().await;
     service.post("/images", &batch(2, 1), &[]).await.expect_problem(402, "budget_exceeded");
-    drop(service);
+    service.kill().await;
     let service = settings.with("BUDGET_GUARD_ENABLED", "false").start().await;
     let id = service.submit(&batch(2, 1)).await;
     assert_eq!(micros(&service.finished(&id).await["actualCost"]), 100_000);

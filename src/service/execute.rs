@@ -32,6 +32,8 @@ use crate::telemetry::Counters;
 const STORE_TRIES: u32 = 5;
 /// The pause between tries against a store that is away.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// How long a picture waits that was accepted before the service was told to spend nothing.
+const NOT_LIVE_PAUSE: Duration = Duration::from_mins(1);
 /// How long a picture waits while charges above their reserve keep the day over its limit.
 const OVERRUN_PAUSE: Duration = Duration::from_mins(1);
 
@@ -185,6 +187,9 @@ impl Executor {
 
     /// Waits while the gate is closed; postpones while the day is over its limit or the claim is in doubt.
     async fn hold_back(&self, signals: &Signals) -> Option<Option<Outcome>> {
+        if !self.rules.live {
+            return Some(Some(Outcome::Postponed(NOT_LIVE_PAUSE)));
+        }
         while let Err(closed) = self.gate.pass() {
             pause(closed, &signals.draining).await?;
         }

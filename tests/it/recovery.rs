@@ -15,6 +15,7 @@ on_both_engines!(
     a_picture_of_an_earlier_unknown_call_is_found_before_the_next_one,
     references_of_a_dead_worker_cost_nothing,
     a_kill_between_chunk_and_day_loses_no_line,
+    a_service_told_to_spend_nothing_starts_no_call_of_an_accepted_batch,
 );
 
 /// A service whose calls never answer, four at a time.
@@ -183,4 +184,17 @@ async fn a_kill_between_chunk_and_day_loses_no_line(database: Arc<Database>) {
     assert_eq!(service.stop().await, Some(0));
     assert_eq!(ledger(database.folder()).len(), 5);
     assert!(!chunk.exists(), "swept once its lines are in the day");
+}
+
+async fn a_service_told_to_spend_nothing_starts_no_call_of_an_accepted_batch(database: Arc<Database>) {
+    let service = hanging(&database).start().await;
+    let id = service.submit(&batch(6, 1)).await;
+    calls_started(&service, 4).await;
+    service.kill().await;
+    let service = hanging(&database).with("SYNTHETIC_LATENCY", "0s").with("RUN_MODE", "dry_run").start().await;
+    // The calls of the dead process are settled, at once; nothing new is started.
+    service.until(|view| micros(&view["unknownCost"]) == 4 * 50_000, &format!("/images/{id}")).await;
+    service.until(|view| view["counts"]["queued"] == 6, &format!("/images/{id}")).await;
+    assert_eq!(service.get("/metrics-lite").await.json()["callsStarted"], 0);
+    assert_eq!(service.stop().await, Some(0));
 }

@@ -17,6 +17,8 @@ use crate::telemetry::Counters;
 
 /// The least time between two exports while charges come in.
 pub const EXPORT_PACE: Duration = Duration::from_secs(2);
+/// What could not be exported is tried again after this time at the latest.
+const EXPORT_AGAIN: Duration = Duration::from_secs(10);
 /// Rounds through B and C before an export waits for the next pace.
 const MAX_ROUNDS: u32 = 10;
 
@@ -68,6 +70,7 @@ impl Exporter {
                 () = draining.cancelled() => return,
                 () = self.store.hints().batch_ended.notified() => continue,
                 () = self.store.hints().charges.notified() => {}
+                () = tokio::time::sleep(EXPORT_AGAIN) => {}
             }
             tokio::select! {
                 () = draining.cancelled() => return,
@@ -89,10 +92,19 @@ impl Exporter {
     /// # Errors
     /// [`ExportError`]; what was not exported is tried again the next time.
     pub async fn export_all(&self) -> Result<(), ExportError> {
+        let mut first_error = None;
         for day in self.store.unexported_days().await? {
-            while let Some(pending) = self.store.pending_chunk(day).await? {
-                self.export_chunk(day, pending).await?;
+            // A day that cannot be written does not keep the others waiting.
+            if let Err(error) = self.export_day(day).await {
+                first_error.get_or_insert(error);
             }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    async fn export_day(&self, day: Day) -> Result<(), ExportError> {
+        while let Some(pending) = self.store.pending_chunk(day).await? {
+            self.export_chunk(day, pending).await?;
         }
         Ok(())
     }

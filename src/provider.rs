@@ -56,6 +56,12 @@ pub enum ProviderError {
         /// For how long, if it said so.
         retry_after: Option<Duration>,
     },
+    /// The provider's quota of the day is used up: nothing was charged, and no call will be taken until it is reset.
+    #[error("the provider's daily quota is used up")]
+    QuotaExhausted {
+        /// The time until it is reset.
+        resets_in: Duration,
+    },
     /// The provider's own error body, or a connection that never opened: nothing was charged, and
     /// trying again may help.
     #[error("provider failed: {0}")]

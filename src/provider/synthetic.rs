@@ -248,6 +248,7 @@ mod tests {
             Ok(Answer { picture: Ok(_), usage: None, .. }) => "picture without usage".to_owned(),
             Ok(Answer { picture: Err(error), .. }) => format!("paid {}", error.code.as_str()),
             Err(ProviderError::Throttled { retry_after }) => format!("throttled {retry_after:?}"),
+            Err(ProviderError::QuotaExhausted { .. }) => "quota exhausted".to_owned(),
             Err(ProviderError::Failed(_)) => "failed".to_owned(),
             Err(ProviderError::Refused(error)) => format!("unpaid {}", error.code.as_str()),
             Err(ProviderError::OutcomeUnknown(_)) => "unknown".to_owned(),

@@ -246,6 +246,11 @@ impl Executor {
                 self.gate.close_for(retry_after);
                 Outcome::Throttled { retry_after }
             }
+            ProviderError::QuotaExhausted { resets_in } => {
+                self.gate.close_for(Some(resets_in));
+                let detail = "the provider's daily quota is used up; retry the picture when it is reset";
+                Outcome::Refused(ImageError::passing(ErrorCode::QuotaExhausted, detail))
+            }
             ProviderError::Failed(detail) => Outcome::Failed(ImageError::passing(ErrorCode::ProviderError, detail)),
             ProviderError::Refused(error) => Outcome::Refused(error),
             ProviderError::OutcomeUnknown(_) => Outcome::Unknown,

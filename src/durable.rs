@@ -6,7 +6,6 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The start of every temporary file's name.
 const TEMPORARY: &str = ".tmp-";
@@ -38,12 +37,16 @@ pub fn create_secret(path: &Path, bytes: &[u8]) -> io::Result<Created> {
     create_with_mode(path, bytes, 0o600)
 }
 
+/// A temporary name in `folder` that nobody else uses, in this process or another.
+#[must_use]
+pub fn temporary_in(folder: &Path) -> PathBuf {
+    folder.join(format!("{TEMPORARY}{:016x}", rand::random::<u64>()))
+}
+
 fn create_with_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Result<Created> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
     let folder = parent(path)?;
     create_folder(folder)?;
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let temporary = folder.join(format!("{TEMPORARY}{}-{number}", std::process::id()));
+    let temporary = temporary_in(folder);
     let written = write_synced(&temporary, bytes, mode).and_then(|()| fs::hard_link(&temporary, path));
     let removed = fs::remove_file(&temporary);
     match written {
@@ -54,6 +57,8 @@ fn create_with_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Result<Created>
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let same = fs::read(path)? == bytes;
+            // Whoever made it may have died before its name was durable.
+            sync_folder(folder)?;
             Ok(if same { Created::Same } else { Created::Different })
         }
         Err(error) => Err(error),

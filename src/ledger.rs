@@ -89,6 +89,12 @@ pub trait LedgerBucket: Send + Sync + 'static {
     /// [`LedgerError::Unavailable`].
     async fn sweep(&self, day: Day, count: u64) -> Result<(), LedgerError>;
 
+    /// How many lines [`read_day`](Self::read_day) would give, without reading what is in them.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    async fn count_day(&self, day: Day) -> Result<u64, LedgerError>;
+
     /// Every line of `day`: those of its object, then those of chunks not yet appended.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ pub mod memory;
 mod read;
 pub mod settle;
 mod submit;
+mod turns;
 pub mod view;
 
 use crate::domain::ledger::LedgerPrompts;

@@ -12,8 +12,10 @@
 mod batch;
 mod budget;
 mod cancel;
+mod day;
 mod dialect;
 mod events;
+mod jobs;
 mod ledger;
 mod read;
 mod rows;
@@ -31,16 +33,18 @@ use tokio::sync::{Notify, broadcast, watch};
 pub use self::budget::{BudgetRow, EVERYONE, Limits, user_scope};
 pub use self::cancel::Cancelled;
 pub use self::events::EventRow;
+pub use self::jobs::{CallSpec, Job};
 pub use self::ledger::PendingChunk;
 pub use self::read::{BatchFilter, BatchRow, ImageRow, ItemRow};
 pub use self::settle::{SettleRequest, Settled};
 pub use self::submit::{NewBatch, NewItem, SubmitOutcome};
-pub use self::work::{Beats, Job};
+pub use self::work::Beats;
 
+use self::day::Anchor;
 use self::dialect::{Dialect, Trouble};
 use crate::clock::Clock;
 use crate::domain::ids::BatchId;
-use crate::domain::time::Day;
+use crate::domain::time::{Day, Timestamp};
 
 /// Tries of a transaction that collides with others.
 const MAX_COLLISIONS: u32 = 8;
@@ -82,6 +86,18 @@ impl StoreError {
     fn corrupt(what: impl std::fmt::Display) -> Self {
         Self::Corrupt(what.to_string())
     }
+
+    /// Whether the database itself did not answer: asking it for another row at once would not help.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Unavailable(error) => error.as_database_error().is_none(),
+            Self::LockWait => true,
+            Self::Corrupt(_) | Self::Migration(_) | Self::InUse(_) | Self::LockFile { .. } | Self::UnknownEngine => {
+                false
+            }
+        }
+    }
 }
 
 /// Says that something changed. The tables say what.
@@ -121,6 +137,7 @@ pub struct Store {
     writers: AnyPool,
     readers: AnyPool,
     hints: Hints,
+    anchor: Anchor,
     /// Held for as long as the process works on an embedded database.
     _lock: Option<File>,
 }
@@ -202,7 +219,20 @@ impl Store {
             batch_ended: Notify::new(),
             batches: broadcast::Sender::new(HINTS_KEPT),
         };
-        Ok(Self { dialect, clock, writers, readers, hints, _lock: lock })
+        let mut store = Self {
+            dialect,
+            anchor: Anchor::new(clock.now(), clock.monotonic()),
+            clock,
+            writers,
+            readers,
+            hints,
+            _lock: lock,
+        };
+        let mut connection = store.readers.acquire().await.map_err(StoreError::Unavailable)?;
+        let wall = store.wall_clock(&mut connection).await?;
+        store.anchor = Anchor::new(wall, store.clock.monotonic());
+        drop(connection);
+        Ok(store)
     }
 
     /// Whether this process is the only one that can work on the database.
@@ -235,14 +265,19 @@ impl Store {
         self.writers.close().await;
     }
 
-    /// The database's UTC day: its own clock on Postgres, the process's where it is embedded.
+    /// The UTC day of the database's clock, as long as that does not jump.
     async fn today(&self, connection: &mut AnyConnection) -> Result<Day, StoreError> {
-        match self.dialect.today() {
-            None => Ok(self.clock.now().day()),
+        Ok(self.anchor.day(self.wall_clock(connection).await?, self.clock.monotonic()))
+    }
+
+    /// The database's clock: its own on Postgres, the process's where it is embedded.
+    async fn wall_clock(&self, connection: &mut AnyConnection) -> Result<Timestamp, StoreError> {
+        match self.dialect.now() {
+            None => Ok(self.clock.now()),
             Some(sql) => {
-                let day: i64 =
+                let millis: i64 =
                     sqlx::query_scalar(sql).fetch_one(connection).await.map_err(|error| self.error(error))?;
-                Ok(Day::from_number(day))
+                Ok(Timestamp::from_millis(millis))
             }
         }
     }

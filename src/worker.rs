@@ -35,12 +35,21 @@ pub struct Worker {
 struct InFlight {
     tasks: JoinSet<Claim>,
     claims: HashSet<Claim>,
+    /// The first death among the tasks: nothing new starts then, and what is under way ends.
+    died: Option<WorkerError>,
 }
 
 impl InFlight {
-    fn end(&mut self, ended: Result<Claim, tokio::task::JoinError>) -> Result<(), WorkerError> {
-        self.claims.remove(&ended?);
-        Ok(())
+    fn end(&mut self, ended: Result<Claim, tokio::task::JoinError>) {
+        match ended {
+            Ok(claim) => {
+                self.claims.remove(&claim);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the task of a picture died; the others end, and the process stops");
+                self.died.get_or_insert(error.into());
+            }
+        }
     }
 }
 
@@ -72,23 +81,23 @@ impl Worker {
 
     async fn work(&self, signals: &Signals, look: &AtomicBool) -> Result<(), WorkerError> {
         let mut in_flight = InFlight::default();
-        while !signals.draining.is_cancelled() {
+        while !signals.draining.is_cancelled() && in_flight.died.is_none() {
             self.take_up(&mut in_flight, signals, look).await;
             let full = in_flight.claims.len() >= self.concurrency as usize;
             tokio::select! {
-                Some(ended) = in_flight.tasks.join_next() => in_flight.end(ended)?,
+                Some(ended) = in_flight.tasks.join_next() => in_flight.end(ended),
                 () = self.claims.ready(POLL), if !full => {}
                 () = tokio::time::sleep(POLL), if full => {}
                 () = signals.draining.cancelled() => {}
             }
             while let Some(ended) = in_flight.tasks.try_join_next() {
-                in_flight.end(ended)?;
+                in_flight.end(ended);
             }
         }
         while let Some(ended) = in_flight.tasks.join_next().await {
-            in_flight.end(ended)?;
+            in_flight.end(ended);
         }
-        Ok(())
+        in_flight.died.map_or(Ok(()), Err)
     }
 
     /// Starts as many pictures as there is room for; those of dead workers first.

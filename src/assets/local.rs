@@ -172,7 +172,7 @@ impl AssetStore for LocalAssets {
 
     async fn check(&self) -> Result<(), AssetError> {
         self.blocking(|assets| {
-            let probe = assets.root.join(format!(".tmp-probe-{}", std::process::id()));
+            let probe = durable::temporary_in(&assets.root);
             let written = fs::write(&probe, b"probe");
             written.and_then(|()| fs::remove_file(&probe)).map_err(AssetError::unavailable)
         })

@@ -70,7 +70,12 @@ pub async fn submit(
     }
     let idempotency = key.map(|key| Idempotency { key, request_hash: accepted.request_hash });
     let submitted = state.batches.submit(&caller, accepted.spec, idempotency).await?;
-    let mut response = answer_accepted(&state.batches, &caller, submitted.batch, &headers).await?;
+    let mut response = match answer_accepted(&state.batches, &caller, submitted.batch, &headers).await {
+        Ok(response) => response,
+        Err(problem) if submitted.replayed => return Err(problem),
+        // It is accepted, whatever comes after: a client that is told otherwise would send it again.
+        Err(_) => accepted_unseen(submitted.batch)?,
+    };
     if submitted.replayed {
         response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }
@@ -131,6 +136,14 @@ async fn answer_accepted(
         headers.insert(PREFERENCE_APPLIED, header(format!("wait={}", span.as_secs()))?);
     }
     Ok(response)
+}
+
+/// The answer for a batch that is accepted and cannot be read just now.
+fn accepted_unseen(batch: BatchId) -> Result<Response, Problem> {
+    let message = "the batch is accepted and cannot be read just now; ask for it at its Location";
+    let body = serde_json::json!({"batchId": batch, "runMode": "live", "state": "queued", "message": message});
+    let location = header(format!("/images/{batch}"))?;
+    Ok((StatusCode::ACCEPTED, [(LOCATION, location)], Json(body)).into_response())
 }
 
 /// A header's value.

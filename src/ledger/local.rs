@@ -65,10 +65,25 @@ impl LocalLedger {
         let counted = self.lock().get(&day).copied();
         let (length, count) = match counted {
             Some((known, count)) if known == length => (length, count),
-            _ => count_lines(&mut file, length)?,
+            _ => {
+                // Lines that a crash left in the system's memory are confirmed on the strength of this.
+                file.sync_all()?;
+                count_lines(&mut file, length)?
+            }
         };
         self.lock().insert(day, (length, count));
         Ok(DayHead { generation: i64::try_from(length).map_err(io::Error::other)?, count, last_chunk: None })
+    }
+
+    /// The chunks of `day` that end behind its first `count` lines, in order.
+    fn chunks_behind(&self, day: Day, count: u64) -> io::Result<Vec<(u64, u64, PathBuf)>> {
+        let mut chunks: Vec<_> = durable::entries(&self.chunk_folder(day))?
+            .into_iter()
+            .filter_map(|path| positions(&path).map(|(from, to)| (from, to, path)))
+            .filter(|(_, to, _)| *to > count)
+            .collect();
+        chunks.sort();
+        Ok(chunks)
     }
 
     fn append_lines(&self, chunk: &Chunk, head: &DayHead) -> Result<(), LedgerError> {
@@ -176,6 +191,15 @@ impl LedgerBucket for LocalLedger {
         .await
     }
 
+    async fn count_day(&self, day: Day) -> Result<u64, LedgerError> {
+        self.blocking(move |ledger| {
+            let count = ledger.read_head(day).map_err(LedgerError::unavailable)?.count;
+            let chunks = ledger.chunks_behind(day, count).map_err(LedgerError::unavailable)?;
+            Ok(chunks.last().map_or(count, |(_, to, _)| *to))
+        })
+        .await
+    }
+
     async fn read_day(&self, day: Day) -> Result<Vec<LedgerLine>, LedgerError> {
         self.blocking(move |ledger| {
             let count = ledger.read_head(day).map_err(LedgerError::unavailable)?.count;
@@ -184,13 +208,7 @@ impl LedgerBucket for LocalLedger {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
                 Err(error) => return Err(LedgerError::unavailable(error)),
             };
-            let mut chunks: Vec<_> = durable::entries(&ledger.chunk_folder(day))
-                .map_err(LedgerError::unavailable)?
-                .into_iter()
-                .filter_map(|path| positions(&path).map(|(from, to)| (from, to, path)))
-                .filter(|(_, to, _)| *to > count)
-                .collect();
-            chunks.sort();
+            let chunks = ledger.chunks_behind(day, count).map_err(LedgerError::unavailable)?;
             for (from, _, path) in chunks {
                 let chunk = parse_lines(day, &fs::read(path).map_err(LedgerError::unavailable)?, from)?;
                 let known = usize::try_from((lines.len() as u64 + 1).saturating_sub(from)).unwrap_or(usize::MAX);

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::turns::Turns;
 use crate::clock::Clock;
 use crate::domain::ids::WorkerId;
 use crate::domain::outcome::Claim;
@@ -55,6 +56,7 @@ pub struct Claims {
     last_beat: Mutex<Option<Duration>>,
     work: tokio::sync::Mutex<watch::Receiver<()>>,
     watched: Mutex<(BTreeMap<WorkerId, Watched>, Option<Duration>)>,
+    turns: tokio::sync::Mutex<Turns>,
 }
 
 impl Claims {
@@ -62,7 +64,16 @@ impl Claims {
     #[must_use]
     pub fn new(store: Arc<Store>, clock: Arc<dyn Clock>, me: WorkerId, rules: LeaseRules) -> Self {
         let work = tokio::sync::Mutex::new(store.hints().work());
-        Self { store, clock, me, rules, last_beat: Mutex::default(), work, watched: Mutex::default() }
+        Self {
+            store,
+            clock,
+            me,
+            rules,
+            last_beat: Mutex::default(),
+            work,
+            watched: Mutex::default(),
+            turns: tokio::sync::Mutex::default(),
+        }
     }
 
     /// The time between calls of [`keep_alive`](Self::keep_alive).
@@ -95,9 +106,10 @@ impl Claims {
         let now = self.clock.monotonic();
         let mut slot = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let (watched, last_read) = &mut *slot;
-        // Between two reads that worked at the usual pace the other worker was in sight; a longer gap
-        // means that this process itself was away, and counts as one pace.
-        let seen = last_read.map_or(Duration::ZERO, |last| now.saturating_sub(last)).min(2 * self.rules.beat_every());
+        // Between two reads at the usual pace the other worker was in sight. After a longer gap this
+        // process, or the database, was away: nobody could have beaten in that time, so it counts as nothing.
+        let gap = last_read.map_or(Duration::ZERO, |last| now.saturating_sub(last));
+        let seen = if gap > self.rules.beat_every() * 3 / 2 { Duration::ZERO } else { gap };
         *last_read = Some(now);
         watched.retain(|worker, _| beats.contains_key(worker));
         for (&worker, &beat) in beats.iter().filter(|(worker, _)| **worker != self.me) {
@@ -117,13 +129,37 @@ impl Claims {
         last.is_some_and(|last| self.clock.monotonic().saturating_sub(last) <= self.rules.start_within())
     }
 
-    /// Claims up to `count` pictures. What changes from here on wakes [`ready`](Self::ready).
+    /// Claims up to `count` pictures, of the users that wait by turns. What changes from here on wakes
+    /// [`ready`](Self::ready).
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError`]; nothing is claimed then.
     pub async fn claim(&self, count: u32) -> Result<Vec<Job>, StoreError> {
         self.work.lock().await.mark_unchanged();
-        self.store.claim(self.me, count, self.clock.now()).await
+        let mut waiting = self.store.queued_owners().await?;
+        let mut turns = self.turns.lock().await;
+        let mut jobs = Vec::new();
+        let mut room = count;
+        while room > 0 && !waiting.is_empty() {
+            for (user, share) in turns.plan(&waiting, room) {
+                let claimed = match self.store.claim(self.me, &user, share, self.clock.now()).await {
+                    Ok(claimed) => claimed,
+                    Err(error) if jobs.is_empty() => return Err(error),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot claim all the pictures that there is room for");
+                        return Ok(jobs);
+                    }
+                };
+                let taken = u32::try_from(claimed.len()).unwrap_or(u32::MAX);
+                turns.took(&user, share, taken);
+                if taken < share {
+                    waiting.retain(|other| *other != user);
+                }
+                room = room.saturating_sub(taken);
+                jobs.extend(claimed);
+            }
+        }
+        Ok(jobs)
     }
 
     /// Claims of this worker that nobody here works on: taken over, or lost between two statements.

@@ -22,10 +22,11 @@ use crate::domain::money::MicroUsd;
 use crate::domain::outcome::{Outcome, Settlement, decide};
 use crate::domain::picture::{Picture, Receipt, ReferenceImage, Sha256Hex};
 use crate::domain::prices::{PriceTable, Usage};
+use crate::domain::spec::Reference;
 use crate::domain::state::{ErrorCode, ImageError};
 use crate::provider::{Answer, ImageCall, ImageProvider, ProviderError};
 use crate::references::ReferenceSource;
-use crate::store::{Job, Store};
+use crate::store::{CallSpec, Job, Store, StoreError};
 use crate::telemetry::Counters;
 
 /// Tries to store a picture that was paid for before it is given up.
@@ -90,6 +91,16 @@ impl From<Outcome> for Ended {
     }
 }
 
+/// Whether making a picture goes on.
+enum Permit {
+    /// It does.
+    Go,
+    /// Not now: this service is not ready for it.
+    Postpone(Duration),
+    /// The service stops, or the claim was lost.
+    Stop,
+}
+
 impl Executor {
     /// Makes the picture of `job` and settles it; leaves the claim as it is when the service stops first.
     pub async fn run(&self, job: Job, signals: &Signals) {
@@ -117,26 +128,36 @@ impl Executor {
                 return Some(Outcome::FoundEarlier { picture: receipt.picture }.into());
             }
         }
+        let spec = match &job.call {
+            Ok(spec) => spec,
+            Err(fault) => {
+                tracing::error!(image = ?job.claim.image, fault, "a picture in the database is damaged");
+                let detail = "what was asked for cannot be read from the database any more";
+                return Some(Outcome::Refused(ImageError::lasting(ErrorCode::ProviderError, detail)).into());
+            }
+        };
         let mut share = tokio::select! {
-            share = self.memory.share(job.references.len()) => share?,
+            share = self.memory.share(spec.references.len()) => share?,
             () = signals.draining.cancelled() => return None,
         };
-        let references = match self.fetch_references(job, signals).await? {
+        let references = match self.fetch_references(&spec.references, signals).await? {
             Ok(references) => references,
             Err(error) => return Some(Outcome::Refused(error).into()),
         };
         share.keep(references.iter().map(|reference| reference.bytes.len() as u64).sum());
-        let call = match self.call(job, references) {
+        let call = match self.call(job, spec, references) {
             Ok(call) => call,
             Err(error) => return Some(Outcome::Refused(error).into()),
         };
-        if let Some(postponed) = self.hold_back(signals).await? {
-            return Some(postponed.into());
+        let permit = match self.hold_back(signals).await {
+            Permit::Go => self.start(job, signals).await,
+            other => other,
+        };
+        match permit {
+            Permit::Go => Some(self.send(job, &call, signals).await),
+            Permit::Postpone(span) => Some(Outcome::Postponed(span).into()),
+            Permit::Stop => None,
         }
-        if let Some(postponed) = self.start(job, signals).await? {
-            return Some(postponed.into());
-        }
-        Some(self.send(job, &call, signals).await)
     }
 
     /// The stored picture of an earlier attempt. Only a definite "not there" is `Some(None)`.
@@ -155,9 +176,13 @@ impl Executor {
         }
     }
 
-    async fn fetch_references(&self, job: &Job, signals: &Signals) -> Option<Result<Vec<ReferenceImage>, ImageError>> {
-        let mut images = Vec::with_capacity(job.references.len());
-        for reference in &job.references {
+    async fn fetch_references(
+        &self,
+        references: &[Reference],
+        signals: &Signals,
+    ) -> Option<Result<Vec<ReferenceImage>, ImageError>> {
+        let mut images = Vec::with_capacity(references.len());
+        for reference in references {
             let fetched = tokio::select! {
                 fetched = self.references.fetch(reference) => fetched,
                 () = signals.draining.cancelled() => return None,
@@ -170,7 +195,7 @@ impl Executor {
         Some(Ok(images))
     }
 
-    fn call(&self, job: &Job, references: Vec<ReferenceImage>) -> Result<ImageCall, ImageError> {
+    fn call(&self, job: &Job, spec: &CallSpec, references: Vec<ReferenceImage>) -> Result<ImageCall, ImageError> {
         let unpriced = || ImageError::lasting(ErrorCode::ProviderError, "the model is not in the price table any more");
         let model = self.prices.get(&job.model).ok_or_else(unpriced)?;
         Ok(ImageCall {
@@ -178,47 +203,49 @@ impl Executor {
             model: job.model.clone(),
             prompt: job.prompt.clone(),
             variant: job.claim.image.variant,
-            aspect_ratio: job.aspect_ratio,
-            image_size: job.image_size,
+            aspect_ratio: spec.aspect_ratio,
+            image_size: spec.image_size,
             references,
-            output_cap: model.output_cap(job.image_size).map_err(|_| unpriced())?,
+            output_cap: model.output_cap(spec.image_size).map_err(|_| unpriced())?,
         })
     }
 
     /// Waits while the gate is closed; postpones while the day is over its limit or the claim is in doubt.
-    async fn hold_back(&self, signals: &Signals) -> Option<Option<Outcome>> {
+    async fn hold_back(&self, signals: &Signals) -> Permit {
         if !self.rules.live {
-            return Some(Some(Outcome::Postponed(NOT_LIVE_PAUSE)));
+            return Permit::Postpone(NOT_LIVE_PAUSE);
         }
         while let Err(closed) = self.gate.pass() {
-            pause(closed, &signals.draining).await?;
+            if pause(closed, &signals.draining).await.is_none() {
+                return Permit::Stop;
+            }
         }
         match self.store.is_overrun(&self.rules.limits).await {
-            Ok(false) if self.claims.may_start() => Some(None),
-            Ok(false) => Some(Some(Outcome::Postponed(self.claims.beat_every()))),
-            Ok(true) => Some(Some(Outcome::Postponed(OVERRUN_PAUSE))),
+            Ok(false) if self.claims.may_start() => Permit::Go,
+            Ok(false) => Permit::Postpone(self.claims.beat_every()),
+            Ok(true) => Permit::Postpone(OVERRUN_PAUSE),
             Err(error) => {
                 tracing::warn!(error = %describe(&error), "cannot read the budget before a call");
-                Some(Some(Outcome::Postponed(RETRY_PAUSE)))
+                Permit::Postpone(RETRY_PAUSE)
             }
         }
     }
 
-    /// Records the start durably. `None` when the service stops first, or the claim was lost.
-    async fn start(&self, job: &Job, signals: &Signals) -> Option<Option<Outcome>> {
+    /// Records the start durably.
+    async fn start(&self, job: &Job, signals: &Signals) -> Permit {
         if signals.draining.is_cancelled() {
-            return None;
+            return Permit::Stop;
         }
         match self.store.start(&job.claim, self.clock.now()).await {
             Ok(true) => {
                 self.counters.calls_started.increment();
-                Some(None)
+                Permit::Go
             }
-            Ok(false) => None,
+            Ok(false) => Permit::Stop,
             Err(error) => {
                 // It may have been recorded all the same. Nothing was sent, so the attempt is put back either way.
                 tracing::warn!(image = ?job.claim.image, error = %describe(&error), "cannot record a call's start");
-                Some(Some(Outcome::Postponed(RETRY_PAUSE)))
+                Permit::Postpone(RETRY_PAUSE)
             }
         }
     }
@@ -235,7 +262,7 @@ impl Executor {
                 Outcome::Unknown.into()
             }
             Ok(Err(error)) => self.failed(job, error).into(),
-            Ok(Ok(answer)) => self.answered(job, answer).await,
+            Ok(Ok(answer)) => self.answered(job, answer, signals).await,
         }
     }
 
@@ -257,11 +284,11 @@ impl Executor {
         }
     }
 
-    async fn answered(&self, job: &Job, answer: Answer) -> Ended {
+    async fn answered(&self, job: &Job, answer: Answer, signals: &Signals) -> Ended {
         let cost = answer.usage.and_then(|usage| self.cost(job, &usage));
         let outcome = match answer.picture {
             Err(error) => Outcome::PaidInVain { error, cost },
-            Ok(bytes) => match self.keep(job, bytes, answer.usage, cost).await {
+            Ok(bytes) => match self.keep(job, bytes, answer.usage, cost, signals).await {
                 Ok(picture) => Outcome::Made { picture, cost },
                 Err(error) => Outcome::PaidInVain { error, cost },
             },
@@ -274,13 +301,14 @@ impl Executor {
         self.prices.get(&job.model)?.cost(usage).ok()
     }
 
-    /// Stores a paid picture with its receipt, patiently.
+    /// Stores a paid picture with its receipt, patiently as long as the service does not have to stop.
     async fn keep(
         &self,
         job: &Job,
         bytes: Bytes,
         usage: Option<Usage>,
         cost: Option<MicroUsd>,
+        signals: &Signals,
     ) -> Result<Picture, ImageError> {
         let inspected = inspect(&bytes)
             .map_err(|_| ImageError::passing(ErrorCode::NoImage, "the provider's answer holds no readable picture"))?;
@@ -305,13 +333,13 @@ impl Executor {
                 Ok(()) => return Ok(receipt.picture),
                 Err(error) => {
                     tracing::error!(%stem, tries, error = %describe(&error), "cannot store a paid picture");
-                    if tries >= STORE_TRIES || matches!(error, AssetError::Conflict(_)) {
+                    let last = tries >= STORE_TRIES || matches!(error, AssetError::Conflict(_));
+                    if last || pause(RETRY_PAUSE * tries, &signals.aborting).await.is_none() {
                         let detail = "the picture was made and paid for, and could not be stored";
                         return Err(ImageError::passing(ErrorCode::StorageError, detail));
                     }
                 }
             }
-            tokio::time::sleep(RETRY_PAUSE * tries).await;
             tries += 1;
         }
     }
@@ -323,6 +351,10 @@ impl Executor {
         let settlement = Settlement { request_id: ended.request_id, ..decided };
         while let Err(error) = self.settler.settle(job, &settlement).await {
             tracing::error!(image = ?job.claim.image, error = %describe(&error), "cannot settle a call");
+            if matches!(error, StoreError::Corrupt(_)) {
+                // Trying again cannot mend it, and must not keep others from their turn.
+                return;
+            }
             if pause(RETRY_PAUSE, &signals.aborting).await.is_none() {
                 return;
             }

@@ -6,6 +6,7 @@
 //! are the same thing, and no event can be skipped.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ const POLL: Duration = Duration::from_secs(2);
 const PAGE: u64 = 64;
 /// Pages that the streams of one batch share: about a megabyte.
 const SHARED_PAGES: usize = 32;
+/// Pages that all batches keep together, about 16 MB; with more, each batch keeps the page in use alone.
+const TOTAL_PAGES: usize = 512;
 
 /// What a client that asks for progress gets.
 pub enum Subscription {
@@ -66,6 +69,8 @@ pub struct Feeds {
     draining: CancellationToken,
     rules: FeedRules,
     open: Mutex<HashMap<BatchId, Weak<Feed>>>,
+    /// Pages that all batches keep now.
+    kept: Arc<AtomicUsize>,
 }
 
 /// A rendered event.
@@ -78,11 +83,20 @@ struct Frame {
     bytes: Bytes,
 }
 
+impl Frame {
+    fn is_good(&self, now: Timestamp) -> bool {
+        self.good_until.is_none_or(|end| end > now)
+    }
+}
+
 /// What the streams of one batch share.
 struct Feed {
     batch: BatchId,
     /// Rendered events by page, each page without a hole from its start.
     pages: tokio::sync::Mutex<BTreeMap<u64, Vec<Frame>>>,
+    /// How many of them are counted in [`Feeds::kept`].
+    counted: AtomicUsize,
+    kept: Arc<AtomicUsize>,
     /// The number of the last event there is, as far as the follower knows.
     last: watch::Sender<u64>,
 }
@@ -99,7 +113,8 @@ impl Feeds {
         draining: CancellationToken,
         rules: FeedRules,
     ) -> Self {
-        Self { store, links, clock, counters, tracker, draining, rules, open: Mutex::default() }
+        let (open, kept) = (Mutex::default(), Arc::default());
+        Self { store, links, clock, counters, tracker, draining, rules, open, kept }
     }
 
     /// Opens a stream of the events after number `after`.
@@ -139,7 +154,13 @@ impl Feeds {
             return feed;
         }
         feeds.retain(|_, feed| feed.strong_count() > 0);
-        let feed = Arc::new(Feed { batch, pages: tokio::sync::Mutex::default(), last: watch::Sender::new(last) });
+        let feed = Arc::new(Feed {
+            batch,
+            pages: tokio::sync::Mutex::default(),
+            counted: AtomicUsize::new(0),
+            kept: self.kept.clone(),
+            last: watch::Sender::new(last),
+        });
         feeds.insert(batch, Arc::downgrade(&feed));
         let follower = self.clone().follow(Arc::downgrade(&feed), batch);
         self.tracker.spawn(follower);
@@ -171,7 +192,7 @@ impl Feeds {
         let mut pages = feed.pages.lock().await;
         let page = pages.entry(index).or_default();
         let now = self.clock.now();
-        if page.iter().any(|frame| frame.good_until.is_some_and(|end| end <= now)) {
+        if page.iter().any(|frame| !frame.is_good(now)) {
             page.clear();
         }
         let known = page.last().map_or(index * PAGE, |frame| frame.number);
@@ -184,10 +205,12 @@ impl Feeds {
             }
         }
         let frames = page.iter().filter(|frame| frame.number > sent).cloned().collect();
-        while pages.len() > SHARED_PAGES {
+        let crowded = self.kept.load(Ordering::Relaxed) > TOTAL_PAGES;
+        while pages.len() > if crowded { 1 } else { SHARED_PAGES } {
             let oldest = pages.keys().copied().find(|other| *other != index);
             oldest.map(|oldest| pages.remove(&oldest));
         }
+        feed.count(pages.len());
         Ok(frames)
     }
 
@@ -277,6 +300,13 @@ fn json<T: Serialize>(batch_id: BatchId, seq: u64, at: Timestamp, body: &T) -> R
 }
 
 impl Feed {
+    /// Says how many pages this batch keeps now.
+    fn count(&self, pages: usize) {
+        let before = self.counted.swap(pages, Ordering::Relaxed);
+        self.kept.fetch_add(pages, Ordering::Relaxed);
+        self.kept.fetch_sub(before, Ordering::Relaxed);
+    }
+
     /// Wakes the streams if there are events that they do not know of.
     fn reached(&self, last: u64) {
         self.last.send_if_modified(|known| {
@@ -284,6 +314,12 @@ impl Feed {
             *known = last.max(*known);
             is_new
         });
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.count(0);
     }
 }
 
@@ -303,8 +339,13 @@ impl Reader {
     async fn next(&mut self) -> Option<Bytes> {
         let mut last = self.feed.last.subscribe();
         loop {
-            if self.over || self.feeds.draining.is_cancelled() {
+            let expired = self.ends_at.is_some_and(|end| tokio::time::Instant::now() >= end);
+            if self.over || expired || self.feeds.draining.is_cancelled() {
                 return None;
+            }
+            if self.page.front().is_some_and(|frame| !frame.is_good(self.feeds.clock.now())) {
+                // A slow client took so long that the links would have too little left: render them anew.
+                self.page.clear();
             }
             if let Some(frame) = self.page.pop_front() {
                 self.sent = frame.number;

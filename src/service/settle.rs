@@ -116,6 +116,13 @@ impl Settler {
                     end.answer(Err(error));
                 }
             }
+            Err(error) if error.is_outage() => {
+                // Asking for each would wait as long again each time. The first is told; the others, whose
+                // answers are dropped, come again as a group.
+                if let Some(end) = group.into_iter().next() {
+                    end.answer(Err(error));
+                }
+            }
             Err(_) => {
                 for end in group {
                     let settled = self.write(&[end.request()]).await;
@@ -130,9 +137,19 @@ impl Settler {
     }
 
     fn count(&self, job: &Job, settled: Settled) {
-        let Settled::Written { state, overrun, unknown } = settled else {
-            tracing::warn!(image = ?job.claim.image, "claim lost: another worker settled this picture");
-            return;
+        let (state, overrun, unknown) = match settled {
+            Settled::Written { state, overrun, unknown } => (state, overrun, unknown),
+            Settled::ClaimLost => {
+                tracing::warn!(image = ?job.claim.image, "claim lost: another worker settled this picture");
+                return;
+            }
+            Settled::AttemptGone => {
+                tracing::error!(
+                    image = ?job.claim.image, attempt = %job.claim.attempt,
+                    "the database does not know this call any more; its charge is in the ledger"
+                );
+                return;
+            }
         };
         match state {
             ImageState::Completed => self.counters.images_generated.increment(),

@@ -60,11 +60,11 @@ impl Dialect {
         }
     }
 
-    /// The number of the database's own UTC day; `None` where the process's clock is the only one.
-    pub(super) const fn today(self) -> Option<&'static str> {
+    /// The database's own clock in Unix milliseconds; `None` where the process's clock is the only one.
+    pub(super) const fn now(self) -> Option<&'static str> {
         match self {
             Self::Sqlite => None,
-            Self::Postgres => Some("SELECT CAST(FLOOR(EXTRACT(EPOCH FROM clock_timestamp()) / 86400) AS BIGINT)"),
+            Self::Postgres => Some("SELECT CAST(FLOOR(EXTRACT(EPOCH FROM clock_timestamp()) * 1000) AS BIGINT)"),
         }
     }
 

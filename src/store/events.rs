@@ -2,7 +2,7 @@
 
 use sqlx::AnyConnection;
 
-use super::rows::{Columns as _, placeholders, to_json};
+use super::rows::{Columns as _, ROWS_A_STATEMENT, placeholders, to_json};
 use super::{Store, StoreError};
 use crate::domain::event::Event;
 use crate::domain::ids::BatchId;
@@ -29,16 +29,16 @@ impl Store {
         at: Timestamp,
         events: &[Event],
     ) -> Result<(), StoreError> {
-        if events.is_empty() {
-            return Ok(());
+        let numbered: Vec<(i64, &Event)> = (last + 1..).zip(events).collect();
+        for rows in numbered.chunks(ROWS_A_STATEMENT) {
+            let sql =
+                format!("INSERT INTO events (batch_id, number, ts, payload) VALUES {}", placeholders(rows.len(), 4));
+            let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+            for (number, event) in rows {
+                query = query.bind(batch.to_string()).bind(*number).bind(at.millis()).bind(to_json(event)?);
+            }
+            query.execute(&mut *connection).await.map_err(|error| self.error(error))?;
         }
-        let sql =
-            format!("INSERT INTO events (batch_id, number, ts, payload) VALUES {}", placeholders(events.len(), 4));
-        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
-        for (number, event) in (last + 1..).zip(events) {
-            query = query.bind(batch.to_string()).bind(number).bind(at.millis()).bind(to_json(event)?);
-        }
-        query.execute(connection).await.map_err(|error| self.error(error))?;
         Ok(())
     }
 

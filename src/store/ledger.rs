@@ -241,9 +241,13 @@ impl Store {
         if inserted.rows_affected() == 1 {
             return Ok(true);
         }
-        sqlx::query("UPDATE ledger SET position = $2 WHERE id = $1")
+        // Known by its id; or by its attempt, under the id that an earlier life of this database gave it.
+        let sql = "UPDATE ledger SET id = $1, position = $3, line = $4 WHERE id = $1 OR attempt_id = $2";
+        sqlx::query(sql)
             .bind(line.id.to_string())
+            .bind(line.attempt_id.to_string())
             .bind(position)
+            .bind(to_json(line)?)
             .execute(connection)
             .await
             .map_err(|error| self.error(error))?;

@@ -12,6 +12,9 @@ use crate::domain::ids::{BatchId, ImageKey};
 use crate::domain::money::MicroUsd;
 use crate::domain::time::Timestamp;
 
+/// Rows a statement: 12 columns each stay far below SQLite's 32,766 parameters.
+pub(super) const ROWS_A_STATEMENT: usize = 500;
+
 /// Typed access to the columns of a row, by name.
 pub(super) trait Columns {
     /// A number.

@@ -8,12 +8,12 @@ use sqlx::AnyConnection;
 
 use super::batch::OpenBatch;
 use super::budget::{BudgetMove, EVERYONE, Limits, user_scope};
-use super::rows::Columns as _;
-use super::work::Job;
+use super::jobs::Job;
+use super::rows::{Columns as _, placeholders};
 use super::{Store, StoreError, transaction};
 use crate::domain::event::Event;
-use crate::domain::ids::{AttemptId, BatchId, ChargeId, ImageKey};
-use crate::domain::ledger::LedgerPrompts;
+use crate::domain::ids::{AttemptId, BatchId, ChargeId, ImageKey, UserId};
+use crate::domain::ledger::{ChargeOutcome, LedgerLine, LedgerPrompts};
 use crate::domain::money::MicroUsd;
 use crate::domain::outcome::{Charge, Next, Settlement};
 use crate::domain::state::{AttemptState, BatchState, Billing, Counts, ErrorCode, ImageError, ImageState};
@@ -45,6 +45,8 @@ pub enum Settled {
     },
     /// The claim was lost: another worker has settled this picture, nothing was changed.
     ClaimLost,
+    /// The database does not know the attempt: it was lost since the call began. The charge is written all the same.
+    AttemptGone,
 }
 
 /// A picture's row, held for the transaction.
@@ -55,19 +57,76 @@ struct OpenImage {
     attempts: i64,
 }
 
+/// What the transaction found of a request's picture.
+enum Found {
+    /// Its attempt is closed.
+    Closed(Close),
+    /// Another worker has it.
+    Lost,
+    /// The database knows neither picture nor attempt.
+    Gone,
+}
+
+/// What an attempt cost, and whether the ledger knows it already.
+#[derive(Clone, Copy)]
+struct Paid {
+    cost: MicroUsd,
+    billing: Billing,
+    /// The charge came into the ledger's table by an import: it is counted there, and must not be again.
+    recorded: bool,
+}
+
+impl Paid {
+    fn new(charge: Charge, reserved: MicroUsd, recorded: Option<&LedgerLine>) -> Self {
+        if let Some(line) = recorded {
+            let unknown = line.outcome == ChargeOutcome::Unknown;
+            let billing = if unknown { Billing::Unknown } else { Billing::Charged };
+            return Self { cost: line.cost, billing, recorded: true };
+        }
+        let (cost, billing) = match charge {
+            Charge::Nothing => (MicroUsd::ZERO, Billing::NotCharged),
+            Charge::Known(cost) => (cost, Billing::Charged),
+            Charge::Reserve => (reserved, Billing::Unknown),
+        };
+        Self { cost, billing, recorded: false }
+    }
+
+    const fn is_unknown(self) -> bool {
+        matches!(self.billing, Billing::Unknown)
+    }
+
+    /// Whether a line of the ledger is to be written for it.
+    const fn is_new_charge(self) -> bool {
+        !self.recorded && !matches!(self.billing, Billing::NotCharged)
+    }
+
+    /// How it changes the budget, `released` aside.
+    fn spent(self, reserved: MicroUsd) -> BudgetMove {
+        if self.recorded {
+            return BudgetMove::default();
+        }
+        let cost = self.cost.micros();
+        let unknown = if self.is_unknown() { cost } else { 0 };
+        BudgetMove { spent: cost, unknown, overrun: (cost - reserved.micros()).max(0), released: 0 }
+    }
+}
+
 /// What one attempt's end means, worked out from what the transaction's own updates returned.
 struct Close {
     image: OpenImage,
     reserved: MicroUsd,
-    cost: MicroUsd,
+    paid: Paid,
     billing: Option<Billing>,
     next: Next,
     state: ImageState,
 }
 
 impl Close {
-    fn overrun(&self) -> i64 {
-        (self.cost.micros() - self.reserved.micros()).max(0)
+    /// The picture fails, as there is no money for another call.
+    fn fail_for_want_of_budget(&mut self) {
+        let detail = "the call's outcome is unknown, and the budget has no room for another one";
+        self.next = Next::Fail(ImageError::passing(ErrorCode::BudgetExhausted, detail));
+        self.state = ImageState::Failed;
     }
 
     /// Whether the attempt's reserve is free again, or spent; otherwise it goes on to the next try.
@@ -75,13 +134,28 @@ impl Close {
         !matches!(self.next, Next::Wait(_) | Next::Again(_))
     }
 
-    fn charge(&self, settlement: &Settlement) -> BudgetMove {
-        BudgetMove {
-            spent: self.cost.micros(),
-            released: if self.ends_reserve() { self.reserved.micros() } else { 0 },
-            unknown: if settlement.charge == Charge::Reserve { self.cost.micros() } else { 0 },
-            overrun: self.overrun(),
-        }
+    fn budget_move(&self) -> BudgetMove {
+        let released = if self.ends_reserve() { self.reserved.micros() } else { 0 };
+        BudgetMove { released, ..self.paid.spent(self.reserved) }
+    }
+
+    fn written(&self) -> Settled {
+        let overrun = self.paid.spent(self.reserved).overrun > 0;
+        Settled::Written { state: self.state, overrun, unknown: self.paid.is_unknown() }
+    }
+}
+
+/// The money that a group of ends moves.
+#[derive(Default)]
+struct Moves {
+    everyone: BudgetMove,
+    users: BTreeMap<String, BudgetMove>,
+}
+
+impl Moves {
+    fn add(&mut self, owner: &UserId, change: BudgetMove) {
+        self.everyone.add(change);
+        self.users.entry(user_scope(owner)).or_default().add(change);
     }
 }
 
@@ -130,48 +204,93 @@ struct SettleRun<'a> {
 }
 
 impl SettleRun<'_> {
+    /// Closes every attempt, moves the money, and tells what follows.
+    ///
+    /// The money's rows are the hottest and come last, unless a picture needs a fresh reservation: that
+    /// is decided by the money as the whole group leaves it, when every other row is held already.
     async fn settle_all(
         &mut self,
         requests: &[SettleRequest<'_>],
         order: &[usize],
     ) -> Result<Vec<Settled>, StoreError> {
+        let recorded = self.recorded_charges(requests).await?;
         let mut settled = vec![Settled::ClaimLost; requests.len()];
-        let mut everyone = BudgetMove::default();
-        let mut users: BTreeMap<String, BudgetMove> = BTreeMap::new();
-        let mut charged = Vec::new();
+        let (mut closed, mut charges, mut moves) = (Vec::new(), Vec::new(), Moves::default());
         for &index in order {
             let request = &requests[index];
-            let Some(close) = self.close(request).await? else { continue };
-            self.write_image(request, &close).await?;
-            self.tell(request, &close).await?;
-            let change = close.charge(request.settlement);
-            everyone.add(change);
-            users.entry(user_scope(&request.job.owner)).or_default().add(change);
-            let unknown = request.settlement.charge == Charge::Reserve;
-            settled[index] = Settled::Written { state: close.state, overrun: close.overrun() > 0, unknown };
-            if request.settlement.charge != Charge::Nothing {
-                charged.push((request, close));
+            let line = recorded.get(&request.job.claim.attempt);
+            match self.close(request, line).await? {
+                Found::Lost => {}
+                Found::Gone => {
+                    self.store.ensure_scope(&mut *self.connection, &user_scope(&request.job.owner)).await?;
+                    let paid = Paid::new(request.settlement.charge, request.job.reserved, line);
+                    moves.add(&request.job.owner, paid.spent(request.job.reserved));
+                    charges.push((request, paid));
+                    settled[index] = Settled::AttemptGone;
+                }
+                Found::Closed(close) => {
+                    moves.add(&request.job.owner, close.budget_move());
+                    charges.push((request, close.paid));
+                    closed.push((index, close));
+                }
             }
         }
+        let reserved_first = closed.iter().any(|(_, close)| close.next == Next::AgainReserved);
+        let mut day = if reserved_first { Some(self.write_budget(&moves).await?) } else { None };
+        for (index, close) in &mut closed {
+            if close.next == Next::AgainReserved && !self.reserve_again(&requests[*index]).await? {
+                close.fail_for_want_of_budget();
+            }
+        }
+        for (index, close) in &closed {
+            self.write_image(&requests[*index], close).await?;
+            self.tell(&requests[*index], close).await?;
+            settled[*index] = close.written();
+        }
         self.write_batches().await?;
-        let day = self.write_budget(everyone, users).await?;
-        for (request, close) in charged {
-            self.write_charge(request, &close, day).await?;
+        let day = match day.take() {
+            Some(day) => day,
+            None => self.write_budget(&moves).await?,
+        };
+        for (request, paid) in charges.into_iter().filter(|(_, paid)| paid.is_new_charge()) {
+            self.write_charge(request, paid, day).await?;
         }
         Ok(settled)
     }
 
+    /// The charges of these attempts that the ledger's table holds already, by an import.
+    async fn recorded_charges(
+        &mut self,
+        requests: &[SettleRequest<'_>],
+    ) -> Result<BTreeMap<AttemptId, LedgerLine>, StoreError> {
+        let charged: Vec<String> = requests
+            .iter()
+            .filter(|request| request.settlement.charge != Charge::Nothing)
+            .map(|request| request.job.claim.attempt.to_string())
+            .collect();
+        if charged.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let sql = format!("SELECT line FROM ledger WHERE attempt_id IN {}", placeholders(1, charged.len()));
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+        for attempt in charged {
+            query = query.bind(attempt);
+        }
+        let rows = query.fetch_all(&mut *self.connection).await.map_err(|error| self.store.error(error))?;
+        rows.iter().map(|row| row.json::<LedgerLine>("line").map(|line| (line.attempt_id, line))).collect()
+    }
+
     /// Takes the batch's and the picture's rows, checks the fence, and closes the attempt.
-    async fn close(&mut self, request: &SettleRequest<'_>) -> Result<Option<Close>, StoreError> {
+    async fn close(&mut self, request: &SettleRequest<'_>, recorded: Option<&LedgerLine>) -> Result<Found, StoreError> {
         let settlement = request.settlement;
-        self.hold_batch(settlement.claim.image.batch).await?;
-        let Some(image) = self.hold_image(request).await? else { return Ok(None) };
+        if !self.hold_batch(settlement.claim.image.batch).await? {
+            return Ok(Found::Gone);
+        }
+        let Some(image) = self.hold_image(request).await? else {
+            return Ok(if self.knows_attempt(settlement.claim.attempt).await? { Found::Lost } else { Found::Gone });
+        };
         let cancelled = self.batches.get(&settlement.claim.image.batch).is_some_and(|batch| batch.cancelled);
         let mut next = settlement.next.clone();
-        if next == Next::AgainReserved && !cancelled && !self.reserve_again(request).await? {
-            let detail = "the call's outcome is unknown, and the budget has no room for another one";
-            next = Next::Fail(ImageError::passing(ErrorCode::BudgetExhausted, detail));
-        }
         let state = match &next {
             Next::Complete(_) => ImageState::Completed,
             Next::Fail(_) => ImageState::Failed,
@@ -182,27 +301,32 @@ impl SettleRun<'_> {
             let detail = "the batch was cancelled";
             next = Next::Fail(ImageError::passing(ErrorCode::ProviderError, detail));
         }
-        let reserved = self.close_attempt(request, &image, &next).await?;
-        let (cost, latest) = match settlement.charge {
-            Charge::Nothing => (MicroUsd::ZERO, Billing::NotCharged),
-            Charge::Known(cost) => (cost, Billing::Charged),
-            Charge::Reserve => (reserved, Billing::Unknown),
-        };
+        let paid = Paid::new(settlement.charge, request.job.reserved, recorded);
+        let reserved = self.close_attempt(request, &image, &next, paid).await?;
         let billing = match (image.billing, &next) {
             (earlier, Next::Wait(_)) => earlier,
-            (None, _) => image.running.then_some(latest),
-            (Some(earlier), _) => Some(earlier.then(latest)),
+            (None, _) => image.running.then_some(paid.billing),
+            (Some(earlier), _) => Some(earlier.then(paid.billing)),
         };
-        Ok(Some(Close { image, reserved, cost, billing, next, state }))
+        Ok(Found::Closed(Close { image, reserved, paid, billing, next, state }))
     }
 
-    async fn hold_batch(&mut self, batch: BatchId) -> Result<(), StoreError> {
+    async fn knows_attempt(&mut self, attempt: AttemptId) -> Result<bool, StoreError> {
+        let known: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM attempts WHERE id = $1")
+            .bind(attempt.to_string())
+            .fetch_one(&mut *self.connection)
+            .await
+            .map_err(|error| self.store.error(error))?;
+        Ok(known > 0)
+    }
+
+    /// Takes the batch's row. Whether there is one.
+    async fn hold_batch(&mut self, batch: BatchId) -> Result<bool, StoreError> {
         if !self.batches.contains_key(&batch) {
-            let open = self.store.hold_batch(&mut *self.connection, batch).await?;
-            let open = open.ok_or_else(|| StoreError::corrupt("a picture without a batch"))?;
+            let Some(open) = self.store.hold_batch(&mut *self.connection, batch).await? else { return Ok(false) };
             self.batches.insert(batch, open);
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn hold_image(&mut self, request: &SettleRequest<'_>) -> Result<Option<OpenImage>, StoreError> {
@@ -237,20 +361,16 @@ impl SettleRun<'_> {
         request: &SettleRequest<'_>,
         image: &OpenImage,
         next: &Next,
+        paid: Paid,
     ) -> Result<MicroUsd, StoreError> {
         let from = if image.running { AttemptState::Started } else { AttemptState::Held };
-        let to = match (next, request.settlement.charge) {
+        let to = match (next, paid.billing) {
             (Next::Wait(_), _) => AttemptState::Held,
-            (_, Charge::Nothing) => AttemptState::Released,
-            (_, Charge::Known(_)) => AttemptState::Settled,
-            (_, Charge::Reserve) => AttemptState::Unknown,
+            (_, Billing::NotCharged) => AttemptState::Released,
+            (_, Billing::Charged) => AttemptState::Settled,
+            (_, Billing::Unknown) => AttemptState::Unknown,
         };
-        let cost = match request.settlement.charge {
-            Charge::Known(cost) => Some(cost.micros()),
-            Charge::Nothing | Charge::Reserve => None,
-        };
-        let sql = "UPDATE attempts SET state = $3, ended_at = $4, request_id = $5,
-                     cost = CASE WHEN $3 = 'unknown' THEN reserved ELSE $6 END
+        let sql = "UPDATE attempts SET state = $3, ended_at = $4, request_id = $5, cost = $6
                    WHERE id = $1 AND state = $2 RETURNING reserved";
         let reserved: Option<i64> = sqlx::query_scalar(sql)
             .bind(request.settlement.claim.attempt.to_string())
@@ -258,7 +378,7 @@ impl SettleRun<'_> {
             .bind(to.as_str())
             .bind(self.at.millis())
             .bind(request.settlement.request_id.as_ref())
-            .bind(cost)
+            .bind((paid.billing != Billing::NotCharged).then_some(paid.cost.micros()))
             .fetch_optional(&mut *self.connection)
             .await
             .map_err(|error| self.store.error(error))?;
@@ -286,7 +406,7 @@ impl SettleRun<'_> {
     async fn tell(&mut self, request: &SettleRequest<'_>, close: &Close) -> Result<(), StoreError> {
         let image = request.settlement.claim.image;
         let scene_id = request.job.scene_id.clone();
-        let cost = MicroUsd::from_micros(close.image.cost.unwrap_or(0) + close.cost.micros());
+        let cost = MicroUsd::from_micros(close.image.cost.unwrap_or(0) + close.paid.cost.micros());
         let billing = close.billing;
         let event = match (&close.next, close.state) {
             (Next::Complete(picture), _) => Some(Event::ImageComplete {
@@ -308,9 +428,9 @@ impl SettleRun<'_> {
         let item = if close.state.is_final() { self.finished_item(image).await? } else { None };
         let Some(batch) = self.batches.get_mut(&image.batch) else { return Ok(()) };
         batch.events.extend(event);
-        batch.actual_cost += close.cost.micros();
-        if request.settlement.charge == Charge::Reserve {
-            batch.unknown_cost += close.cost.micros();
+        batch.actual_cost += close.paid.cost.micros();
+        if close.paid.is_unknown() {
+            batch.unknown_cost += close.paid.cost.micros();
         }
         batch.counts.finish(close.state);
         if let Some(state) = item {

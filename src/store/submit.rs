@@ -2,8 +2,8 @@
 
 use sqlx::AnyConnection;
 
-use super::budget::{EVERYONE, Limits, user_scope};
-use super::rows::{Columns as _, placeholders, to_json};
+use super::budget::{BudgetMove, EVERYONE, Limits, user_scope};
+use super::rows::{Columns as _, ROWS_A_STATEMENT, placeholders, to_json};
 use super::{BudgetRow, Store, StoreError, transaction};
 use crate::domain::event::Event;
 use crate::domain::ids::{AttemptId, BatchId, UserId};
@@ -11,9 +11,6 @@ use crate::domain::money::MicroUsd;
 use crate::domain::spec::ItemSpec;
 use crate::domain::state::{AttemptState, BatchState, ImageState};
 use crate::domain::time::Timestamp;
-
-/// Rows an insert statement: 11 columns each stay far below SQLite's 32,766 parameters.
-const ROWS_A_STATEMENT: usize = 500;
 
 /// A row of a batch that is to be accepted.
 pub struct NewItem {
@@ -221,27 +218,23 @@ impl Store {
 
     /// Inserts the pictures, each with its `turn` in the queue.
     ///
-    /// Turns make batches share the workers evenly: a new batch begins at the turn that is being
-    /// served now and takes one turn a picture, so it does not wait behind a larger one.
+    /// Turns make the batches of one owner share that owner's part of the workers evenly: a new batch
+    /// begins at the turn that is being served now and takes one turn a picture, so it does not wait
+    /// behind a larger one.
     async fn insert_images(
         &self,
         connection: &mut AnyConnection,
         batch: &NewBatch,
         images: &[NewImage<'_>],
     ) -> Result<(), StoreError> {
-        let sql = "SELECT CAST(COALESCE(MIN(turn), 0) AS BIGINT) FROM images WHERE state = 'queued' AND due <= $1";
-        let served: i64 = sqlx::query_scalar(sql)
-            .bind(batch.at.millis())
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(|error| self.error(error))?;
+        let served = self.turn_served(connection, &batch.owner, batch.at).await?;
         let numbered: Vec<(i64, &NewImage<'_>)> = (served..).zip(images).collect();
         for rows in numbered.chunks(ROWS_A_STATEMENT) {
             let sql = format!(
-                "INSERT INTO images (batch_id, ordinal, variant, state, turn, due, fence, failures, unknown_retries,
+                "INSERT INTO images (batch_id, ordinal, variant, owner, state, turn, due, fence, failures, unknown_retries,
                    interruptions, attempts)
                  VALUES {}",
-                placeholders(rows.len(), 11)
+                placeholders(rows.len(), 12)
             );
             let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
             for (turn, image) in rows {
@@ -249,6 +242,7 @@ impl Store {
                     .bind(batch.id.to_string())
                     .bind(image.ordinal)
                     .bind(image.variant)
+                    .bind(batch.owner.as_str())
                     .bind(ImageState::Queued.as_str())
                     .bind(*turn);
                 for zero in [0_i64; 6] {
@@ -299,6 +293,11 @@ impl Store {
         let today = self.today(&mut *connection).await?;
         for (scope, limit, user_limit) in [(EVERYONE, limits.everyone, false), (&user, limits.user, true)] {
             self.ensure_scope(connection, scope).await?;
+            if self.reserve(connection, scope, today, batch.estimated_cost, limit).await? {
+                continue;
+            }
+            // Held first, so that what is left is what did not suffice, whatever others release meanwhile.
+            self.move_budget(connection, scope, today, BudgetMove::default()).await?;
             if !self.reserve(connection, scope, today, batch.estimated_cost, limit).await? {
                 let budget = self.budget_in(connection, scope).await?;
                 return Ok(SubmitOutcome::OverBudget { user_limit, budget });

@@ -5,46 +5,16 @@
 
 use std::collections::BTreeMap;
 
+use sqlx::AnyConnection;
+
 use super::budget::{EVERYONE, Limits};
+use super::jobs::{Job, readable};
 use super::rows::Columns as _;
 use super::{Store, StoreError, transaction};
-use crate::domain::ids::{AttemptId, ImageKey, UserId, WorkerId};
+use crate::domain::ids::{ImageKey, UserId, WorkerId};
 use crate::domain::money::MicroUsd;
-use crate::domain::outcome::{Claim, History, MAX_THROTTLED};
-use crate::domain::spec::{AspectRatio, ImageSize, Reference, SceneId};
-use crate::domain::state::ImageState;
+use crate::domain::outcome::{Claim, MAX_THROTTLED};
 use crate::domain::time::Timestamp;
-
-/// A claimed picture and all that making it needs.
-#[derive(Debug, Clone)]
-pub struct Job {
-    /// The right to it.
-    pub claim: Claim,
-    /// Whether its call was durably recorded as started.
-    pub started: bool,
-    /// The number of the attempt that holds its money.
-    pub number: u32,
-    /// What that attempt reserved.
-    pub reserved: MicroUsd,
-    /// Whose batch it belongs to.
-    pub owner: UserId,
-    /// The model.
-    pub model: String,
-    /// Its row.
-    pub scene_id: SceneId,
-    /// What to draw.
-    pub prompt: String,
-    /// What to show to the model.
-    pub references: Vec<Reference>,
-    /// Width to height.
-    pub aspect_ratio: AspectRatio,
-    /// The size class.
-    pub image_size: ImageSize,
-    /// What earlier attempts used up.
-    pub history: History,
-    /// Earlier attempts whose outcome is not known: one may have left a picture.
-    pub earlier_unknown: Vec<(AttemptId, u32)>,
-}
 
 /// The last beat that each worker was seen to have made.
 pub type Beats = BTreeMap<WorkerId, i64>;
@@ -66,29 +36,52 @@ impl Store {
         Ok(())
     }
 
-    /// Every worker's beat.
+    /// Every worker's beat; one that holds claims and has no row never beats.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn load_beats(&self) -> Result<Beats, StoreError> {
-        let rows = sqlx::query("SELECT id, beat FROM workers")
-            .fetch_all(&self.readers)
-            .await
-            .map_err(|error| self.error(error))?;
+        let sql = "SELECT id, beat FROM workers
+                   UNION ALL SELECT DISTINCT worker, 0 FROM images
+                   WHERE worker IS NOT NULL AND NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = images.worker)";
+        let rows = sqlx::query(sql).fetch_all(&self.readers).await.map_err(|error| self.error(error))?;
         rows.iter().map(|row| Ok((row.parsed("id")?, row.int("beat")?))).collect()
     }
 
-    /// Claims up to `count` pictures whose time has come, in the order of their turns.
+    /// Whose pictures are queued, due or not.
     ///
     /// # Errors
-    /// [`StoreError`]; nothing is claimed then.
-    pub async fn claim(&self, worker: WorkerId, count: u32, now: Timestamp) -> Result<Vec<Job>, StoreError> {
+    /// [`StoreError`].
+    pub async fn queued_owners(&self) -> Result<Vec<UserId>, StoreError> {
+        // One step of the index an owner, however many pictures each has.
+        let sql = "WITH RECURSIVE owners (owner) AS (
+                     SELECT MIN(owner) FROM images WHERE state = 'queued'
+                     UNION ALL
+                     SELECT (SELECT MIN(m.owner) FROM images m WHERE m.state = 'queued' AND m.owner > owners.owner)
+                     FROM owners WHERE owners.owner IS NOT NULL)
+                   SELECT owner FROM owners WHERE owner IS NOT NULL";
+        let owners: Vec<String> =
+            sqlx::query_scalar(sql).fetch_all(&self.readers).await.map_err(|error| self.error(error))?;
+        Ok(owners.into_iter().map(UserId::new).collect())
+    }
+
+    /// Claims up to `count` of the owner's pictures whose time has come, in the order of their turns.
+    ///
+    /// # Errors
+    /// [`StoreError`]; what was claimed then, if anything, is found with [`Store::load_claims`].
+    pub async fn claim(
+        &self,
+        worker: WorkerId,
+        owner: &UserId,
+        count: u32,
+        now: Timestamp,
+    ) -> Result<Vec<Job>, StoreError> {
         let far = now.after(2 * MAX_THROTTLED);
         // Materialized: Postgres may run a plain subquery with LIMIT again for each row, and claim too many.
         let sql = format!(
             "WITH next AS MATERIALIZED (
                SELECT batch_id, ordinal, variant FROM images
-               WHERE state = 'queued' AND (due <= $2 OR due > $3) ORDER BY turn LIMIT $4{})
+               WHERE state = 'queued' AND owner = $5 AND (due <= $2 OR due > $3) ORDER BY turn LIMIT $4{})
              UPDATE images SET state = 'claimed', worker = $1, fence = fence + 1 FROM next
              WHERE images.batch_id = next.batch_id AND images.ordinal = next.ordinal
                AND images.variant = next.variant AND images.state = 'queued'
@@ -101,17 +94,37 @@ impl Store {
                 .bind(now.millis())
                 .bind(far.millis())
                 .bind(i64::from(count))
+                .bind(owner.as_str())
                 .fetch_all(connection)
                 .await
                 .map_err(|error| self.error(error))
         })?;
-        let mut jobs = Vec::with_capacity(rows.len());
-        for row in &rows {
-            let turn = row.int("turn")?;
-            jobs.extend(self.load_job(row.image_key()?).await?.map(|job| (turn, job)));
-        }
-        jobs.sort_by_key(|(turn, _)| *turn);
-        Ok(jobs.into_iter().map(|(_, job)| job).collect())
+        let claimed = readable(&rows, |row| Ok((row.image_key()?, row.int("turn")?)));
+        let turns: BTreeMap<ImageKey, i64> = claimed.into_iter().collect();
+        let images: Vec<ImageKey> = turns.keys().copied().collect();
+        let mut jobs = self.load_jobs(&images).await?;
+        jobs.sort_by_key(|job| turns.get(&job.claim.image).copied());
+        Ok(jobs)
+    }
+
+    /// The turn of the owner's queue that is being served now.
+    pub(super) async fn turn_served(
+        &self,
+        connection: &mut AnyConnection,
+        owner: &UserId,
+        now: Timestamp,
+    ) -> Result<i64, StoreError> {
+        let first = "SELECT turn FROM images WHERE state = 'queued' AND owner = $1";
+        let sql = format!(
+            "SELECT CAST(COALESCE(({first} AND due <= $2 ORDER BY turn LIMIT 1), ({first} ORDER BY turn LIMIT 1), 0)
+             AS BIGINT)"
+        );
+        sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+            .bind(owner.as_str())
+            .bind(now.millis())
+            .fetch_one(connection)
+            .await
+            .map_err(|error| self.error(error))
     }
 
     /// When the next queued picture is due; `None` if none waits.
@@ -124,62 +137,6 @@ impl Store {
             .await
             .map_err(|error| self.error(error))?;
         Ok(due.map(Timestamp::from_millis))
-    }
-
-    /// A claimed or running picture with all that making it needs; `None` once it is neither.
-    async fn load_job(&self, image: ImageKey) -> Result<Option<Job>, StoreError> {
-        let sql = "SELECT b.owner, b.model, i.scene_id, i.prompt, i.refs, i.aspect_ratio, i.image_size,
-                     m.state, m.fence, m.failures, m.unknown_retries, m.interruptions, m.throttled_since,
-                     a.id AS attempt_id, a.number, a.reserved
-                   FROM images m
-                   JOIN batches b ON b.id = m.batch_id
-                   JOIN items i ON i.batch_id = m.batch_id AND i.ordinal = m.ordinal
-                   JOIN attempts a ON a.batch_id = m.batch_id AND a.ordinal = m.ordinal AND a.variant = m.variant
-                     AND a.state IN ('held', 'started')
-                   WHERE m.batch_id = $1 AND m.ordinal = $2 AND m.variant = $3 AND m.state IN ('claimed', 'running')";
-        // Read where it was written: on one connection with the claim's own commit before it.
-        let row = sqlx::query(sql)
-            .bind(image.batch.to_string())
-            .bind(i64::from(image.ordinal))
-            .bind(i64::from(image.variant))
-            .fetch_optional(&self.writers)
-            .await
-            .map_err(|error| self.error(error))?;
-        let Some(row) = row else { return Ok(None) };
-        let history = History {
-            failures: row.count("failures")?,
-            unknown_retries: row.count("unknown_retries")?,
-            interruptions: row.count("interruptions")?,
-            throttled_since: row.optional_time("throttled_since")?,
-        };
-        Ok(Some(Job {
-            started: row.parsed::<ImageState>("state")? == ImageState::Running,
-            claim: Claim { image, fence: row.int("fence")?, attempt: row.parsed("attempt_id")? },
-            number: row.count("number")?,
-            reserved: row.money("reserved")?,
-            owner: UserId::new(row.text("owner")?),
-            model: row.text("model")?,
-            scene_id: row.parsed("scene_id")?,
-            prompt: row.text("prompt")?,
-            references: row.json("refs")?,
-            aspect_ratio: row.parsed("aspect_ratio")?,
-            image_size: row.parsed("image_size")?,
-            earlier_unknown: self.load_unknown(image).await?,
-            history,
-        }))
-    }
-
-    async fn load_unknown(&self, image: ImageKey) -> Result<Vec<(AttemptId, u32)>, StoreError> {
-        let sql = "SELECT id, number FROM attempts
-                   WHERE batch_id = $1 AND ordinal = $2 AND variant = $3 AND state = 'unknown' ORDER BY number";
-        let rows = sqlx::query(sql)
-            .bind(image.batch.to_string())
-            .bind(i64::from(image.ordinal))
-            .bind(i64::from(image.variant))
-            .fetch_all(&self.readers)
-            .await
-            .map_err(|error| self.error(error))?;
-        rows.iter().map(|row| Ok((row.parsed("id")?, row.count("number")?))).collect()
     }
 
     /// Records durably that the call of `claim` is about to be sent. Whether the claim still held.
@@ -236,22 +193,11 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn give_back(&self, worker: WorkerId) -> Result<(), StoreError> {
-        transaction!(self, |connection| {
-            for sql in [
-                "UPDATE images SET state = 'queued', worker = NULL, fence = fence + 1
-                 WHERE worker = $1 AND state = 'claimed'",
-                "DELETE FROM workers WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM images WHERE worker = $1)",
-            ] {
-                sqlx::query(sql)
-                    .bind(worker.to_string())
-                    .execute(&mut *connection)
-                    .await
-                    .map_err(|error| self.error(error))?;
-            }
-            Ok(())
-        })?;
-        self.hints.work.send_replace(());
-        Ok(())
+        let back = "UPDATE images SET state = 'queued', worker = NULL, fence = fence + 1
+                    WHERE worker = $1 AND state = 'claimed' AND $2 = $1";
+        let sign_off = "DELETE FROM workers WHERE id = $1 AND $2 = $1
+                        AND NOT EXISTS (SELECT 1 FROM images WHERE worker = $1)";
+        self.move_claims(&[back, sign_off], worker, worker).await
     }
 
     /// Takes over what `dead` left behind: claims go back to the queue, started calls become `heir`'s.
@@ -261,16 +207,20 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; nothing is taken over then.
     pub async fn take_over(&self, dead: WorkerId, heir: WorkerId) -> Result<(), StoreError> {
+        let back = "UPDATE images SET state = 'queued', worker = NULL, fence = fence + 1
+                    WHERE worker = $1 AND state = 'claimed' AND $2 <> $1";
+        let hand_over = "UPDATE images SET worker = $2, fence = fence + 1 WHERE worker = $1 AND state = 'running'";
+        let forget = "DELETE FROM workers WHERE id = $1 AND $2 <> $1";
+        self.move_claims(&[back, hand_over, forget], dead, heir).await
+    }
+
+    /// Runs `statements`, each with `from` as `$1` and `to` as `$2`, together.
+    async fn move_claims(&self, statements: &[&'static str], from: WorkerId, to: WorkerId) -> Result<(), StoreError> {
         transaction!(self, |connection| {
-            for sql in [
-                "UPDATE images SET state = 'queued', worker = NULL, fence = fence + 1
-                 WHERE worker = $1 AND state = 'claimed' AND $2 <> $1",
-                "UPDATE images SET worker = $2, fence = fence + 1 WHERE worker = $1 AND state = 'running'",
-                "DELETE FROM workers WHERE id = $1 AND $2 <> $1",
-            ] {
-                sqlx::query(sql)
-                    .bind(dead.to_string())
-                    .bind(heir.to_string())
+            for sql in statements {
+                sqlx::query(*sql)
+                    .bind(from.to_string())
+                    .bind(to.to_string())
                     .execute(&mut *connection)
                     .await
                     .map_err(|error| self.error(error))?;
@@ -279,23 +229,5 @@ impl Store {
         })?;
         self.hints.work.send_replace(());
         Ok(())
-    }
-
-    /// Every picture that `worker` holds a claim on.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn load_claims(&self, worker: WorkerId) -> Result<Vec<Job>, StoreError> {
-        let sql = "SELECT batch_id, ordinal, variant FROM images WHERE worker = $1";
-        let rows = sqlx::query(sql)
-            .bind(worker.to_string())
-            .fetch_all(&self.writers)
-            .await
-            .map_err(|error| self.error(error))?;
-        let mut jobs = Vec::with_capacity(rows.len());
-        for row in &rows {
-            jobs.extend(self.load_job(row.image_key()?).await?);
-        }
-        Ok(jobs)
     }
 }

@@ -10,9 +10,11 @@
 )]
 
 mod architecture;
+mod bench;
 mod books;
 mod commands;
 mod contract;
+mod damage;
 mod documents;
 mod engines;
 mod links;

@@ -3,24 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use orchestrator::clock::{Clock, FixedClock, IdSource, RandomIds};
+use orchestrator::clock::{FixedClock, IdSource as _};
 use orchestrator::domain::event::Event;
-use orchestrator::domain::ids::{AttemptId, BatchId, ChargeId, UserId, WorkerId};
-use orchestrator::domain::ledger::LedgerPrompts;
+use orchestrator::domain::ids::{UserId, WorkerId};
 use orchestrator::domain::money::MicroUsd;
-use orchestrator::domain::outcome::{Outcome, decide};
-use orchestrator::domain::picture::{Picture, PictureFormat};
-use orchestrator::domain::spec::{AspectRatio, ImageSize, ItemSpec};
+use orchestrator::domain::outcome::Outcome;
 use orchestrator::domain::state::{BatchState, Billing, ErrorCode, ImageError, ImageState};
 use orchestrator::domain::time::Timestamp;
-use orchestrator::store::{
-    BudgetRow, Cancelled, EVERYONE, Job, Limits, NewBatch, NewItem, SettleRequest, Settled, Store, SubmitOutcome,
-    user_scope,
-};
+use orchestrator::store::{Cancelled, EVERYONE, Limits, Settled, Store, SubmitOutcome, user_scope};
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use crate::bench::{Bench, RESERVE, failure, is_now, made};
 use crate::engines::{Database, on_both_engines, system_clock};
 
 on_both_engines!(
@@ -49,130 +44,6 @@ on_both_engines!(
     a_group_of_ends_is_written_together_and_each_gets_its_own_answer,
     the_books_agree_after_any_sequence_of_events,
 );
-
-const RESERVE: MicroUsd = MicroUsd::from_micros(50_000);
-
-/// A store and what its tests need around it.
-struct Bench {
-    store: Arc<Store>,
-    ids: RandomIds,
-    clock: Arc<dyn Clock>,
-    limits: Limits,
-    worker: WorkerId,
-}
-
-impl Bench {
-    async fn new(database: &Database) -> Self {
-        Self::with_limit(database, None).await
-    }
-
-    async fn with_limit(database: &Database, everyone: Option<i64>) -> Self {
-        let clock = system_clock();
-        let ids = RandomIds::default();
-        let limits = Limits { everyone: everyone.map(MicroUsd::from_micros), user: None };
-        let worker = WorkerId::new(ids.next());
-        Self { store: Arc::new(database.open(clock.clone()).await), ids, clock, limits, worker }
-    }
-
-    fn batch(&self, rows: u32, variants: u32) -> NewBatch {
-        let items: Vec<NewItem> = (1..=rows)
-            .map(|row| NewItem {
-                spec: ItemSpec {
-                    scene_id: format!("s-{row}").parse().unwrap(),
-                    prompt: format!("a cup, row {row}"),
-                    variants,
-                    references: Vec::new(),
-                    aspect_ratio: AspectRatio::default(),
-                    image_size: ImageSize::default(),
-                },
-                reserve: RESERVE,
-                attempts: (0..variants).map(|_| AttemptId::new(self.ids.next())).collect(),
-            })
-            .collect();
-        NewBatch {
-            id: BatchId::new(self.ids.next()),
-            owner: UserId::local(),
-            model: "synthetic".to_owned(),
-            message: None,
-            items,
-            estimated_cost: RESERVE.times(rows * variants).unwrap(),
-            at: self.clock.now(),
-            idempotency: None,
-            forget_keys_before: Timestamp::from_millis(0),
-        }
-    }
-
-    async fn submit(&self, rows: u32, variants: u32) -> BatchId {
-        let batch = self.batch(rows, variants);
-        assert_eq!(self.store.submit(&batch, &self.limits).await.unwrap(), SubmitOutcome::Accepted);
-        batch.id
-    }
-
-    async fn claim(&self, count: u32) -> Vec<Job> {
-        self.store.claim(self.worker, count, self.clock.now()).await.unwrap()
-    }
-
-    /// Claims one picture and starts its call.
-    async fn start_one(&self) -> Job {
-        let job = self.claim(1).await.pop().expect("a picture waits");
-        assert!(self.store.start(&job.claim, self.clock.now()).await.unwrap());
-        job
-    }
-
-    async fn settle(&self, job: &Job, outcome: Outcome) -> Settled {
-        let settlement = decide(job.claim, outcome, job.history, self.clock.now(), 0.0);
-        let request = SettleRequest {
-            job,
-            settlement: &settlement,
-            charge: ChargeId::new(self.ids.next()),
-            next_attempt: AttemptId::new(self.ids.next()),
-        };
-        let prompts = LedgerPrompts::Full;
-        let settled = self.store.settle(&[request], &self.limits, prompts, self.clock.now()).await.unwrap();
-        settled[0]
-    }
-
-    async fn budget(&self) -> BudgetRow {
-        self.store.load_budget(EVERYONE).await.unwrap()
-    }
-
-    async fn money(&self) -> (i64, i64) {
-        let budget = self.budget().await;
-        (budget.spent.micros(), budget.reserved.micros())
-    }
-
-    async fn events(&self, batch: BatchId) -> Vec<&'static str> {
-        let events = self.store.load_events(batch, 0, 10_000).await.unwrap();
-        assert!((1..).zip(&events).all(|(number, event)| event.number == number), "{events:?}");
-        events.iter().map(|row| row.event.kind()).collect()
-    }
-
-    async fn state(&self, batch: BatchId) -> BatchState {
-        self.store.load_batch(batch, &UserId::local()).await.unwrap().unwrap().counts.state()
-    }
-}
-
-fn made(job: &Job, cost: i64) -> Outcome {
-    let stem = job.claim.image.object_stem(job.number);
-    let picture = Picture {
-        object: format!("{stem}.png"),
-        format: PictureFormat::Png,
-        width: 1,
-        height: 1,
-        bytes: 1,
-        sha256: String::new(),
-        thumbnail: None,
-    };
-    Outcome::Made { picture, cost: Some(MicroUsd::from_micros(cost)) }
-}
-
-fn failure() -> Outcome {
-    Outcome::Failed(ImageError::passing(ErrorCode::ProviderError, "overloaded"))
-}
-
-const fn is_now(settled: Settled, expected: ImageState) -> bool {
-    matches!(settled, Settled::Written { state, .. } if state as u8 == expected as u8)
-}
 
 async fn a_batch_that_does_not_fit_leaves_nothing_behind(database: Arc<Database>) {
     let bench = Bench::with_limit(&database, Some(149_999)).await;
@@ -268,7 +139,7 @@ async fn two_workers_never_claim_the_same_picture(database: Arc<Database>) {
             let worker = WorkerId::new(bench.ids.next());
             let mut claimed = Vec::new();
             loop {
-                let jobs = bench.store.claim(worker, 3, bench.clock.now()).await.unwrap();
+                let jobs = bench.store.claim(worker, &UserId::local(), 3, bench.clock.now()).await.unwrap();
                 if jobs.is_empty() {
                     return claimed;
                 }
@@ -429,12 +300,12 @@ async fn a_dead_workers_claims_go_back_and_its_calls_are_handed_over(database: A
     let heir = WorkerId::new(bench.ids.next());
     bench.store.beat(bench.worker, bench.clock.now()).await.unwrap();
     bench.store.take_over(bench.worker, heir).await.unwrap();
-    assert!(bench.store.load_beats().await.unwrap().is_empty());
+    assert!(!bench.store.load_beats().await.unwrap().contains_key(&bench.worker));
     let left = bench.store.load_claims(heir).await.unwrap();
     assert_eq!(left.len(), 1);
     assert!(left[0].started && left[0].claim.attempt == started.claim.attempt);
     assert!(left[0].claim.fence > started.claim.fence);
-    let again = bench.store.claim(heir, 10, bench.clock.now()).await.unwrap();
+    let again = bench.store.claim(heir, &UserId::local(), 10, bench.clock.now()).await.unwrap();
     assert_eq!(again.len(), 2);
     assert!(!bench.store.start(&claimed.claim, bench.clock.now()).await.unwrap(), "started under a claim it lost");
     for job in &again {
@@ -564,19 +435,8 @@ async fn a_group_of_ends_is_written_together_and_each_gets_its_own_answer(databa
         assert!(bench.store.start(&job.claim, bench.clock.now()).await.unwrap());
     }
     jobs[1].claim.fence -= 1;
-    let settlements: Vec<_> =
-        jobs.iter().map(|job| decide(job.claim, made(job, 50_000), job.history, bench.clock.now(), 0.0)).collect();
-    let requests: Vec<_> = jobs
-        .iter()
-        .zip(&settlements)
-        .map(|(job, settlement)| SettleRequest {
-            job,
-            settlement,
-            charge: ChargeId::new(bench.ids.next()),
-            next_attempt: AttemptId::new(bench.ids.next()),
-        })
-        .collect();
-    let settled = bench.store.settle(&requests, &bench.limits, LedgerPrompts::Full, bench.clock.now()).await.unwrap();
+    let ends: Vec<_> = jobs.iter().map(|job| (job, made(job, 50_000))).collect();
+    let settled = bench.settle_all(&ends).await.unwrap();
     let lost: Vec<bool> = settled.iter().map(|settled| *settled == Settled::ClaimLost).collect();
     assert_eq!(lost, [false, true, false]);
     assert_eq!(bench.money().await, (100_000, 50_000));

@@ -1,14 +1,12 @@
 //! What a settling transaction writes: the picture, its next attempt, its batch, the money, the charge.
 
-use std::collections::BTreeMap;
-
-use super::{Close, SettleRequest, SettleRun};
+use super::{Close, Moves, Paid, SettleRequest, SettleRun};
 use crate::domain::ledger::{ChargeOutcome, LedgerLine};
-use crate::domain::outcome::{Charge, Next};
+use crate::domain::outcome::Next;
 use crate::domain::state::{Billing, ImageState};
 use crate::domain::time::{Day, Timestamp};
 use crate::store::StoreError;
-use crate::store::budget::{BudgetMove, EVERYONE};
+use crate::store::budget::EVERYONE;
 use crate::store::rows::to_json;
 
 impl SettleRun<'_> {
@@ -29,11 +27,19 @@ impl SettleRun<'_> {
         };
         let cost = match close.billing {
             None => close.image.cost,
-            Some(_) => Some(close.image.cost.unwrap_or(0) + close.cost.micros()),
+            Some(_) => Some(close.image.cost.unwrap_or(0) + close.paid.cost.micros()),
+        };
+        // A picture that waits again is next in its turn when it is due: it neither keeps the turn of a
+        // queue that has moved on, nor goes behind it.
+        let turn = match close.state {
+            ImageState::Queued => {
+                Some(self.store.turn_served(&mut *self.connection, &request.job.owner, self.at).await?)
+            }
+            _ => None,
         };
         let sql = "UPDATE images SET state = $4, due = $5, worker = NULL, failures = $6, unknown_retries = $7,
                      interruptions = $8, throttled_since = $9, attempts = $10, cost = $11, billing = $12,
-                     picture = $13, error = $14
+                     picture = $13, error = $14, turn = COALESCE($15, turn)
                    WHERE batch_id = $1 AND ordinal = $2 AND variant = $3";
         Self::image_query(sql, image)
             .bind(close.state.as_str())
@@ -47,6 +53,7 @@ impl SettleRun<'_> {
             .bind(close.billing.map(Billing::as_str))
             .bind(picture)
             .bind(error)
+            .bind(turn)
             .execute(&mut *self.connection)
             .await
             .map_err(|error| self.store.error(error))?;
@@ -77,15 +84,11 @@ impl SettleRun<'_> {
     }
 
     /// Moves the money of everyone, then of each user; returns the day that the charges belong to.
-    pub(super) async fn write_budget(
-        &mut self,
-        everyone: BudgetMove,
-        users: BTreeMap<String, BudgetMove>,
-    ) -> Result<Day, StoreError> {
+    pub(super) async fn write_budget(&mut self, moves: &Moves) -> Result<Day, StoreError> {
         let today = self.store.today(&mut *self.connection).await?;
-        let day = self.store.move_budget(&mut *self.connection, EVERYONE, today, everyone).await?;
-        for (scope, change) in users {
-            self.store.move_budget(&mut *self.connection, &scope, day, change).await?;
+        let day = self.store.move_budget(&mut *self.connection, EVERYONE, today, moves.everyone).await?;
+        for (scope, change) in &moves.users {
+            self.store.move_budget(&mut *self.connection, scope, day, *change).await?;
         }
         Ok(day)
     }
@@ -94,11 +97,10 @@ impl SettleRun<'_> {
     pub(super) async fn write_charge(
         &mut self,
         request: &SettleRequest<'_>,
-        close: &Close,
+        paid: Paid,
         day: Day,
     ) -> Result<(), StoreError> {
         let (job, settlement) = (request.job, request.settlement);
-        let unknown = settlement.charge == Charge::Reserve;
         let line = LedgerLine {
             id: request.charge,
             ts: self.at.millis(),
@@ -108,10 +110,10 @@ impl SettleRun<'_> {
             variant: job.claim.image.variant,
             attempt_id: job.claim.attempt,
             prompt: self.prompts.apply(&job.prompt),
-            images: u32::from(matches!(close.next, Next::Complete(_))),
-            cost: close.cost,
+            images: u32::from(matches!(settlement.next, Next::Complete(_))),
+            cost: paid.cost,
             model: job.model.clone(),
-            outcome: if unknown { ChargeOutcome::Unknown } else { ChargeOutcome::Charged },
+            outcome: if paid.is_unknown() { ChargeOutcome::Unknown } else { ChargeOutcome::Charged },
             request_id: settlement.request_id.clone(),
         };
         let sql = "INSERT INTO ledger (id, attempt_id, day, ts, line) VALUES ($1, $2, $3, $4, $5)";

@@ -15,6 +15,7 @@ use crate::assets::picture::Thumbnailer;
 use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
 use crate::config::{Config, ConfigError, ConfigErrors, ReferencesConfig};
 use crate::domain::ids::WorkerId;
+use crate::domain::outcome::BACKOFF_BASE;
 use crate::domain::prices::PriceTable;
 use crate::domain::spec::RunMode;
 use crate::http::serve::Stop;
@@ -27,15 +28,17 @@ use crate::net::lookup::SystemLookup;
 use crate::provider::synthetic::Synthetic;
 use crate::references::web::{ReferenceLimits, WebReferences};
 use crate::service::MoneyRules;
+use crate::service::admission::Admission;
 use crate::service::batches::Batches;
 use crate::service::claims::{Claims, LeaseRules};
 use crate::service::execute::{Executor, Signals};
 use crate::service::feed::{FeedRules, Feeds};
-use crate::service::gate::Gate;
+use crate::service::gate::{Gate, GateRules};
 use crate::service::health::Health;
 use crate::service::ledger::Exporter;
 use crate::service::links::{LinkRules, Links};
 use crate::service::memory::PictureMemory;
+use crate::service::notices::Notices;
 use crate::service::settle::Settler;
 use crate::store::{Limits, Store};
 use crate::telemetry::Counters;
@@ -60,6 +63,7 @@ struct Parts {
     assets: Arc<dyn AssetStore>,
     links: Arc<Links>,
     rules: MoneyRules,
+    gate: Arc<Gate>,
     lifecycle: Lifecycle,
 }
 
@@ -156,11 +160,13 @@ impl Parts {
         let (ttl, min_left, refresh) = (config.urls.ttl, config.urls.min_left, config.features.url_refresh);
         let link_rules = LinkRules { ttl, min_left, refresh };
         let links = Arc::new(Links::new(assets.clone(), clock.clone(), counters.clone(), link_rules));
+        let gate_rules = GateRules::new(config.provider.concurrency, config.provider.requests_per_minute);
         Ok(Self {
             ids: Arc::new(RandomIds::default()),
             prices: Arc::new(config.prices.clone()),
             store: Arc::new(store),
             rules: money_rules(&config),
+            gate: Arc::new(Gate::new(clock.clone(), gate_rules)),
             lifecycle: Lifecycle::new(config.work.shutdown_grace),
             config,
             clock,
@@ -205,11 +211,16 @@ impl Parts {
                 self.rules,
             ),
             counters: self.counters.clone(),
-            claims: claims.clone(),
-            gate: Gate::new(self.clock.clone(), provider.requests_per_minute),
+            admission: Admission::new(
+                self.store.clone(),
+                claims.clone(),
+                self.gate.clone(),
+                Notices::new(self.store.clone(), self.clock.clone()),
+                self.rules,
+            ),
             memory: PictureMemory::new(self.config.limits.image_bytes_in_flight, self.config.references.max_bytes),
-            rules: self.rules,
             call_timeout: provider.timeout,
+            backoff_step: BACKOFF_BASE,
         });
         let worker = Worker::new(executor, claims, provider.concurrency);
         let signals = Signals { draining: self.lifecycle.draining(), aborting: self.lifecycle.abort_calls() };
@@ -244,7 +255,12 @@ impl Parts {
         let router = http::router(AppState {
             batches: Arc::new(batches),
             feeds: Arc::new(feeds),
-            health: Arc::new(Health::new(self.store.clone(), self.assets.clone())),
+            health: Arc::new(Health::new(
+                self.store.clone(),
+                self.assets.clone(),
+                self.gate.clone(),
+                self.clock.clone(),
+            )),
             assets: self.assets.clone(),
             counters: self.counters.clone(),
             clock: self.clock.clone(),

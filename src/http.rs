@@ -15,6 +15,7 @@ pub mod pictures;
 pub mod prefer;
 pub mod problem;
 pub mod progress;
+pub mod retry;
 pub mod schema;
 pub mod serve;
 pub mod status;

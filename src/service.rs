@@ -1,5 +1,6 @@
 //! The use cases, one file each. Knows the ports, never their adapters, and nothing of HTTP or SQL.
 
+pub mod admission;
 pub mod batches;
 mod cancel;
 pub mod claims;
@@ -10,7 +11,9 @@ pub mod health;
 pub mod ledger;
 pub mod links;
 pub mod memory;
+pub mod notices;
 mod read;
+mod retry;
 pub mod settle;
 mod submit;
 mod turns;

@@ -41,6 +41,8 @@ pub struct Counters {
     pub images_failed: Counter,
     /// Paid calls started.
     pub calls_started: Counter,
+    /// Calls that the provider put off with a 429.
+    pub calls_throttled: Counter,
     /// Calls whose outcome is not known.
     pub calls_unknown: Counter,
     /// Charges above what was reserved.

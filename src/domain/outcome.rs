@@ -18,8 +18,6 @@ pub const MAX_INTERRUPTED_RETRIES: u32 = 3;
 pub const MAX_THROTTLED: Duration = Duration::from_hours(1);
 /// The first pause of the backoff; the n-th is up to `2^(n-1)` times as long.
 pub const BACKOFF_BASE: Duration = Duration::from_secs(1);
-/// The longest pause of the backoff.
-pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// The pause after a 429 that names no delay.
 pub const DEFAULT_THROTTLE: Duration = Duration::from_secs(5);
 
@@ -127,9 +125,17 @@ pub struct Settlement {
     pub request_id: Option<String>,
 }
 
-/// Decides what follows from `outcome`. `jitter` is a random number from 0 to 1.
+/// Decides what follows from `outcome`. `step` is the first pause of the backoff, [`BACKOFF_BASE`];
+/// `jitter` is a random number from 0 to 1.
 #[must_use]
-pub fn decide(claim: Claim, outcome: Outcome, history: History, now: Timestamp, jitter: f64) -> Settlement {
+pub fn decide(
+    claim: Claim,
+    outcome: Outcome,
+    history: History,
+    now: Timestamp,
+    step: Duration,
+    jitter: f64,
+) -> Settlement {
     let calm = History { throttled_since: None, ..history };
     let (charge, next, history) = match outcome {
         Outcome::Made { picture, cost } => (known(cost), Next::Complete(picture), calm),
@@ -141,7 +147,7 @@ pub fn decide(claim: Claim, outcome: Outcome, history: History, now: Timestamp, 
             let next = if history.failures >= MAX_TRIES {
                 Next::Fail(error)
             } else {
-                Next::Again(now.after(backoff(history.failures, jitter)))
+                Next::Again(now.after(backoff(step, history.failures, jitter)))
             };
             (Charge::Nothing, next, history)
         }
@@ -187,10 +193,9 @@ fn throttled(history: History, retry_after: Option<Duration>, now: Timestamp) ->
     (Charge::Nothing, next, History { throttled_since: Some(since), ..history })
 }
 
-/// Full jitter: anything from nothing to the whole step.
-fn backoff(failures: u32, jitter: f64) -> Duration {
-    let step = BACKOFF_BASE.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
-    step.min(BACKOFF_MAX).mul_f64(jitter.clamp(0.0, 1.0))
+/// Full jitter: anything from nothing to the whole step, which doubles with each failure.
+fn backoff(step: Duration, failures: u32, jitter: f64) -> Duration {
+    step.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).mul_f64(jitter.clamp(0.0, 1.0))
 }
 
 #[cfg(test)]
@@ -204,7 +209,7 @@ mod tests {
     fn after(outcome: Outcome, history: History) -> Settlement {
         let image = ImageKey { batch: BatchId::new(Ulid::nil()), ordinal: 1, variant: 1 };
         let claim = Claim { image, fence: 1, attempt: AttemptId::new(Ulid::nil()) };
-        decide(claim, outcome, history, NOW, 1.0)
+        decide(claim, outcome, history, NOW, BACKOFF_BASE, 1.0)
     }
 
     fn failure() -> Outcome {

@@ -22,6 +22,9 @@ macro_rules! text_enum {
         }
 
         impl $name {
+            /// Every value.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
             /// The text form, in JSON and in the database.
             #[must_use]
             pub const fn as_str(self) -> &'static str {

@@ -14,13 +14,15 @@ mod hash;
 mod items;
 mod json;
 mod references;
+mod retry;
 
 use serde_json::Value;
 
 use self::at::{At, Faults, Noted};
 use self::fields::{Fields, Known};
+pub use self::retry::check_retry;
 #[cfg(test)]
-pub(super) use self::{items::ITEM, references::REFERENCE};
+pub(super) use self::{items::ITEM, references::REFERENCE, retry::RETRY};
 use super::problem::Fault;
 use crate::domain::spec::{BatchSpec, RunMode};
 

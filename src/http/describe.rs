@@ -8,7 +8,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{AppState, images, pictures, progress, status};
+use super::{AppState, images, pictures, progress, retry, status};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -34,6 +34,7 @@ pub fn routes() -> (Router<AppState>, OpenApi) {
         .routes(routes!(images::submit, images::list))
         .routes(routes!(images::get))
         .routes(routes!(images::cancel))
+        .routes(routes!(retry::retry))
         .routes(routes!(images::budget))
         .routes(routes!(progress::events, progress::events_head))
         .routes(routes!(progress::progress, progress::progress_head))
@@ -99,7 +100,8 @@ mod tests {
           "head /images/{batchId}/events",
           "head /progress/{batchId}",
           "post /images",
-          "post /images/{batchId}/cancel"
+          "post /images/{batchId}/cancel",
+          "post /images/{batchId}/retry"
         ]
         "#);
         assert!(description["openapi"].as_str().unwrap().starts_with("3.1"));
@@ -108,9 +110,12 @@ mod tests {
     #[test]
     fn the_described_body_has_the_members_that_are_read() {
         let description = description();
-        for (schema, known) in
-            [("BatchBody", body::BATCH), ("ItemBody", body::ITEM), ("ReferenceObject", body::REFERENCE)]
-        {
+        for (schema, known) in [
+            ("BatchBody", body::BATCH),
+            ("ItemBody", body::ITEM),
+            ("ReferenceObject", body::REFERENCE),
+            ("RetryBody", body::RETRY),
+        ] {
             let members = description["components"]["schemas"][schema]["properties"].as_object().unwrap();
             let mut read: Vec<_> = known.iter().map(|spellings| spellings[0]).collect();
             read.sort_unstable();

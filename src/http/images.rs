@@ -28,7 +28,7 @@ const ITEM_PAGE: (u32, u32) = (100, 200);
 /// Bodies above this are checked on a thread that may take its time.
 const CHECKED_IN_PLACE: usize = 256 << 10;
 
-const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+pub(super) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// Submits a batch. Without `"runMode": "live"` it is only priced.
@@ -116,7 +116,7 @@ fn stopped(error: tokio::task::JoinError) -> Problem {
 }
 
 /// The batch as it is now, or as it is when the client's patience or the batch ends.
-async fn answer_accepted(
+pub(super) async fn answer_accepted(
     batches: &Batches,
     caller: &UserId,
     batch: BatchId,

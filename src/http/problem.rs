@@ -81,6 +81,8 @@ codes! {
     BudgetExceeded = "budget_exceeded", PAYMENT_REQUIRED, "The batch does not fit the budget";
     /// The first request with this key is still being taken in.
     IdempotencyInProgress = "idempotency_in_progress", CONFLICT, "The first request is still being taken in";
+    /// No picture of the batch can be tried again.
+    NotRetryable = "not_retryable", CONFLICT, "Nothing to try again";
     /// The key was used with another body.
     IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "The key was used with another request";
     /// The body is too large.
@@ -339,6 +341,7 @@ impl From<ServiceError> for Problem {
                 "this service runs with RUN_MODE=dry_run and spends nothing; send runMode dry_run, or have it started with RUN_MODE=live",
             ),
             ServiceError::BudgetExceeded(shortfall) => shortfall.into(),
+            ServiceError::NotRetryable(detail) => Self::new(Code::NotRetryable, detail),
             ServiceError::KeyReused => {
                 Self::new(Code::IdempotencyKeyReused, "this Idempotency-Key came with another request before")
             }

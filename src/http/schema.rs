@@ -25,6 +25,15 @@ pub struct BatchBody {
     items: Vec<ItemBody>,
 }
 
+/// Which failed pictures are tried again.
+#[derive(serde::Serialize, ToSchema)]
+#[schema(example = json!({"codes": ["provider_error", "quota_exhausted"]}))]
+pub struct RetryBody {
+    /// Only those that failed with one of these; without it, those whose error is `retryable`.
+    #[schema(min_items = 1, max_items = 100)]
+    codes: Option<Vec<crate::domain::state::ErrorCode>>,
+}
+
 /// Whether money may be spent.
 #[derive(serde::Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -40,6 +40,8 @@ pub struct ReadyView {
     ready: bool,
     /// Always empty.
     reasons: Vec<String>,
+    /// Why no call to the provider starts just now; null while calls do. Batches are taken in all the same.
+    provider: Option<String>,
 }
 
 /// Says whether store, pictures and provider configuration answer.
@@ -52,7 +54,10 @@ pub struct ReadyView {
 )]
 pub async fn readyz(State(health): State<Arc<Health>>) -> Result<Json<ReadyView>, Problem> {
     let reasons = health.reasons().await;
-    if reasons.is_empty() { Ok(Json(ReadyView { ready: true, reasons })) } else { Err(Problem::unready(reasons)) }
+    if !reasons.is_empty() {
+        return Err(Problem::unready(reasons));
+    }
+    Ok(Json(ReadyView { ready: true, reasons, provider: health.provider_trouble() }))
 }
 
 /// The same; for platforms that answer paths ending in z themselves.
@@ -85,6 +90,8 @@ pub struct MetricsView {
     images_failed: u64,
     /// Paid calls started.
     calls_started: u64,
+    /// Calls that the provider put off with a 429.
+    calls_throttled: u64,
     /// Calls whose outcome is not known.
     calls_unknown: u64,
     /// Charges above what was reserved.
@@ -115,6 +122,7 @@ pub async fn metrics_lite(
         url_refreshes: counters.url_refreshes.get(),
         images_failed: counters.images_failed.get(),
         calls_started: counters.calls_started.get(),
+        calls_throttled: counters.calls_throttled.get(),
         calls_unknown: counters.calls_unknown.get(),
         overruns: counters.overruns.get(),
         ledger_lines: counters.ledger_lines.get(),

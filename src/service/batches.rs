@@ -1,4 +1,4 @@
-//! What a caller can do with batches. One file a use case: `submit`, `cancel`, `read`.
+//! What a caller can do with batches. One file a use case: `submit`, `cancel`, `retry`, `read`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +30,9 @@ pub enum ServiceError {
     /// A batch too large for what is left of a budget; nothing was written.
     #[error("the batch does not fit the budget")]
     BudgetExceeded(BudgetShortfall),
+    /// There is nothing to try again; says why, and what would be.
+    #[error("nothing to try again: {0}")]
+    NotRetryable(String),
     /// The key was used with another body.
     #[error("the idempotency key was used for another request")]
     KeyReused,

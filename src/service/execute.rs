@@ -9,9 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::MoneyRules;
-use super::claims::Claims;
-use super::gate::Gate;
+use super::admission::{Admission, Admitted, quota_exhausted};
+use super::gate::{Pass, Verdict};
 use super::memory::PictureMemory;
 use super::settle::Settler;
 use crate::assets::picture::{Thumbnailer, inspect, thumbnail_name};
@@ -33,10 +32,6 @@ use crate::telemetry::Counters;
 const STORE_TRIES: u32 = 5;
 /// The pause between tries against a store that is away.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// How long a picture waits that was accepted before the service was told to spend nothing.
-const NOT_LIVE_PAUSE: Duration = Duration::from_mins(1);
-/// How long a picture waits while charges above their reserve keep the day over its limit.
-const OVERRUN_PAUSE: Duration = Duration::from_mins(1);
 
 /// What an execution must heed.
 #[derive(Debug, Clone)]
@@ -67,16 +62,14 @@ pub struct Executor {
     pub settler: Settler,
     /// What is counted.
     pub counters: Arc<Counters>,
-    /// The claims of this process.
-    pub claims: Arc<Claims>,
-    /// Whether the provider takes calls.
-    pub gate: Gate,
+    /// Whether a call may start.
+    pub admission: Admission,
     /// What the pictures of all calls may take of the memory.
     pub memory: PictureMemory,
-    /// Limits and the ledger's prompts.
-    pub rules: MoneyRules,
     /// The deadline of one call.
     pub call_timeout: Duration,
+    /// The first pause of the backoff.
+    pub backoff_step: Duration,
 }
 
 /// How an execution ended.
@@ -89,16 +82,6 @@ impl From<Outcome> for Ended {
     fn from(outcome: Outcome) -> Self {
         Self { outcome, request_id: None }
     }
-}
-
-/// Whether making a picture goes on.
-enum Permit {
-    /// It does.
-    Go,
-    /// Not now: this service is not ready for it.
-    Postpone(Duration),
-    /// The service stops, or the claim was lost.
-    Stop,
 }
 
 impl Executor {
@@ -149,14 +132,15 @@ impl Executor {
             Ok(call) => call,
             Err(error) => return Some(Outcome::Refused(error).into()),
         };
-        let permit = match self.hold_back(signals).await {
-            Permit::Go => self.start(job, signals).await,
-            other => other,
+        let pass = match self.admission.admit(job.claim.image.batch, signals).await {
+            Admitted::Go(pass) => pass,
+            Admitted::Postpone(span) => return Some(Outcome::Postponed(span).into()),
+            Admitted::Refuse(error) => return Some(Outcome::Refused(error).into()),
+            Admitted::Stop => return None,
         };
-        match permit {
-            Permit::Go => Some(self.send(job, &call, signals).await),
-            Permit::Postpone(span) => Some(Outcome::Postponed(span).into()),
-            Permit::Stop => None,
+        match self.start(job, signals).await? {
+            Started::Durably => Some(self.send(job, &call, pass, signals).await),
+            Started::InDoubt => Some(Outcome::Postponed(RETRY_PAUSE).into()),
         }
     }
 
@@ -210,77 +194,41 @@ impl Executor {
         })
     }
 
-    /// Waits while the gate is closed; postpones while the day is over its limit or the claim is in doubt.
-    async fn hold_back(&self, signals: &Signals) -> Permit {
-        if !self.rules.live {
-            return Permit::Postpone(NOT_LIVE_PAUSE);
-        }
-        while let Err(closed) = self.gate.pass() {
-            if pause(closed, &signals.draining).await.is_none() {
-                return Permit::Stop;
-            }
-        }
-        match self.store.is_overrun(&self.rules.limits).await {
-            Ok(false) if self.claims.may_start() => Permit::Go,
-            Ok(false) => Permit::Postpone(self.claims.beat_every()),
-            Ok(true) => Permit::Postpone(OVERRUN_PAUSE),
-            Err(error) => {
-                tracing::warn!(error = %describe(&error), "cannot read the budget before a call");
-                Permit::Postpone(RETRY_PAUSE)
-            }
-        }
-    }
-
-    /// Records the start durably.
-    async fn start(&self, job: &Job, signals: &Signals) -> Permit {
+    /// Records the start durably. `None` when the service stops first, or the claim was lost.
+    async fn start(&self, job: &Job, signals: &Signals) -> Option<Started> {
         if signals.draining.is_cancelled() {
-            return Permit::Stop;
+            return None;
         }
         match self.store.start(&job.claim, self.clock.now()).await {
             Ok(true) => {
                 self.counters.calls_started.increment();
-                Permit::Go
+                Some(Started::Durably)
             }
-            Ok(false) => Permit::Stop,
+            Ok(false) => None,
             Err(error) => {
-                // It may have been recorded all the same. Nothing was sent, so the attempt is put back either way.
                 tracing::warn!(image = ?job.claim.image, error = %describe(&error), "cannot record a call's start");
-                Permit::Postpone(RETRY_PAUSE)
+                Some(Started::InDoubt)
             }
         }
     }
 
     /// Sends the call and stores what it made.
-    async fn send(&self, job: &Job, call: &ImageCall, signals: &Signals) -> Ended {
+    async fn send(&self, job: &Job, call: &ImageCall, pass: Pass<'_>, signals: &Signals) -> Ended {
         let answer = tokio::select! {
             answer = tokio::time::timeout(self.call_timeout, self.provider.generate(call)) => answer,
             () = signals.aborting.cancelled() => return Outcome::Interrupted.into(),
         };
+        let answer = answer.unwrap_or_else(|_| Err(ProviderError::OutcomeUnknown("no answer in time".to_owned())));
+        self.admission.ended(job.claim.image.batch, pass, verdict(answer.as_ref().err())).await;
         match answer {
-            Err(_) => {
-                tracing::warn!(image = ?job.claim.image, "no answer within the deadline");
-                Outcome::Unknown.into()
+            Ok(answer) => self.answered(job, answer, signals).await,
+            Err(error) => {
+                tracing::info!(image = ?job.claim.image, %error, "call failed");
+                if matches!(error, ProviderError::Throttled { .. }) {
+                    self.counters.calls_throttled.increment();
+                }
+                outcome(error).into()
             }
-            Ok(Err(error)) => self.failed(job, error).into(),
-            Ok(Ok(answer)) => self.answered(job, answer, signals).await,
-        }
-    }
-
-    fn failed(&self, job: &Job, error: ProviderError) -> Outcome {
-        tracing::info!(image = ?job.claim.image, %error, "call failed");
-        match error {
-            ProviderError::Throttled { retry_after } => {
-                self.gate.close_for(retry_after);
-                Outcome::Throttled { retry_after }
-            }
-            ProviderError::QuotaExhausted { resets_in } => {
-                self.gate.close_for(Some(resets_in));
-                let detail = "the provider's daily quota is used up; retry the picture when it is reset";
-                Outcome::Refused(ImageError::passing(ErrorCode::QuotaExhausted, detail))
-            }
-            ProviderError::Failed(detail) => Outcome::Failed(ImageError::passing(ErrorCode::ProviderError, detail)),
-            ProviderError::Refused(error) => Outcome::Refused(error),
-            ProviderError::OutcomeUnknown(_) => Outcome::Unknown,
         }
     }
 
@@ -347,7 +295,8 @@ impl Executor {
     /// Writes the end of an attempt; keeps trying until the service stops.
     async fn settle(&self, job: &Job, ended: Ended, signals: &Signals) {
         let jitter = rand::random::<f64>();
-        let decided = decide(job.claim, ended.outcome, job.history, self.clock.now(), jitter);
+        let now = self.clock.now();
+        let decided = decide(job.claim, ended.outcome, job.history, now, self.backoff_step, jitter);
         let settlement = Settlement { request_id: ended.request_id, ..decided };
         while let Err(error) = self.settler.settle(job, &settlement).await {
             tracing::error!(image = ?job.claim.image, error = %describe(&error), "cannot settle a call");
@@ -359,6 +308,35 @@ impl Executor {
                 return;
             }
         }
+    }
+}
+
+/// Whether the start of a call was recorded.
+enum Started {
+    /// It was.
+    Durably,
+    /// Perhaps. Nothing was sent, so the attempt is put back either way.
+    InDoubt,
+}
+
+/// What the end of a call means for the next ones.
+fn verdict(error: Option<&ProviderError>) -> Verdict {
+    match error {
+        None | Some(ProviderError::Refused(_)) => Verdict::Answered,
+        Some(ProviderError::Throttled { retry_after }) => Verdict::Throttled(*retry_after),
+        Some(ProviderError::QuotaExhausted { resets_in }) => Verdict::QuotaExhausted(*resets_in),
+        Some(ProviderError::Failed(_) | ProviderError::OutcomeUnknown(_)) => Verdict::Failed,
+    }
+}
+
+/// What the end of a call without an answer means for its picture.
+fn outcome(error: ProviderError) -> Outcome {
+    match error {
+        ProviderError::Throttled { retry_after } => Outcome::Throttled { retry_after },
+        ProviderError::QuotaExhausted { .. } => Outcome::Refused(quota_exhausted()),
+        ProviderError::Failed(detail) => Outcome::Failed(ImageError::passing(ErrorCode::ProviderError, detail)),
+        ProviderError::Refused(error) => Outcome::Refused(error),
+        ProviderError::OutcomeUnknown(_) => Outcome::Unknown,
     }
 }
 

@@ -1,50 +1,264 @@
-//! The gate before the provider: closed for as long as the provider asked everyone to wait, and
-//! passed at most so many times a minute.
+//! The gate before the provider: how many calls may be under way, how many start in a minute, and
+//! when none may start at all.
+//!
+//! It closes for four reasons. The provider asked to slow down: for as long as it said. Its daily quota
+//! is used up: until that is reset, and nobody waits. It failed several times in a row: for a while, then
+//! one call tries. The minute's calls are spent: until the oldest is a minute old. After a pause calls
+//! come back by and by, not all at once: half as many as were under way, and one more with each answer.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::clock::Clock;
 use crate::domain::outcome::{DEFAULT_THROTTLE, MAX_THROTTLED};
 
-/// Lets calls through, or says how long to wait.
+/// A minute, and a little more: the provider's clock sees the calls a moment later than ours does.
+const MINUTE: Duration = Duration::from_millis(60_500);
+
+/// What the gate lets through.
+#[derive(Debug, Clone, Copy)]
+pub struct GateRules {
+    /// Calls under way at once: `PROVIDER_CONCURRENCY`.
+    pub concurrency: u32,
+    /// Calls started in any minute: `PROVIDER_RPM`; `None` is no limit.
+    pub calls_a_minute: Option<u32>,
+    /// Failures in a row that open the breaker.
+    pub failures: u32,
+    /// How long the breaker stays open before one call tries.
+    pub breaker_pause: Duration,
+}
+
+impl GateRules {
+    /// The rules for a provider that takes `concurrency` calls at once and `calls_a_minute`.
+    #[must_use]
+    pub const fn new(concurrency: u32, calls_a_minute: Option<u32>) -> Self {
+        Self { concurrency, calls_a_minute, failures: 5, breaker_pause: Duration::from_secs(10) }
+    }
+}
+
+/// Why no call starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The provider asked to slow down.
+    Throttled,
+    /// The provider's daily quota is used up: waiting is in vain.
+    Quota,
+    /// The provider failed several times in a row.
+    Failing,
+    /// As many calls as allowed are under way, or were started in the last minute.
+    Busy,
+}
+
+/// A gate that does not open now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed {
+    /// Why.
+    pub reason: Reason,
+    /// When it may open; it may be sooner, or later.
+    pub opens_in: Duration,
+    /// Counts how often the gate was closed for a reason that users should know.
+    pub episode: u64,
+}
+
+/// How a call ended, as far as the next ones are concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The provider answered, with a picture or without.
+    Answered,
+    /// It failed, or nobody knows.
+    Failed,
+    /// It asked to slow down, for so long if it said so.
+    Throttled(Option<Duration>),
+    /// Its daily quota is used up for so long.
+    QuotaExhausted(Duration),
+}
+
+/// The gate. All times are of the monotonic clock.
 pub struct Gate {
     clock: Arc<dyn Clock>,
-    /// The time between two calls that keeps them within the allowed number a minute.
-    spacing: Duration,
-    opens_at: Mutex<Duration>,
+    rules: GateRules,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    under_way: u32,
+    /// Calls that may be under way now: less than the rule for a while after a pause.
+    allowed: u32,
+    /// When `allowed` was last reduced: calls from before say nothing new.
+    reduced_at: Option<Duration>,
+    /// The starts of the last minute.
+    starts: VecDeque<Duration>,
+    /// Until then calls keep an even pace, as the provider counts in shorter spans than a minute.
+    even_until: Duration,
+    paused_until: Duration,
+    quota_until: Duration,
+    failures: u32,
+    breaker: Breaker,
+    episode: u64,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Breaker {
+    #[default]
+    Closed,
+    OpenUntil(Duration),
+    Probing,
+}
+
+/// The right to make one call.
+pub struct Pass<'a> {
+    gate: &'a Gate,
+    started: Duration,
+    verdict: Option<Verdict>,
 }
 
 impl Gate {
-    /// An open gate for at most `calls_a_minute`; `None` is no limit.
-    ///
-    /// Calls are spaced evenly, so that no window of a minute holds more.
+    /// An open gate.
     #[must_use]
-    pub fn new(clock: Arc<dyn Clock>, calls_a_minute: Option<u32>) -> Self {
-        let spacing = calls_a_minute.map_or(Duration::ZERO, |calls| Duration::from_mins(1) / calls.max(1));
-        Self { clock, spacing, opens_at: Mutex::default() }
+    pub fn new(clock: Arc<dyn Clock>, rules: GateRules) -> Self {
+        let state = State { allowed: rules.concurrency, ..State::default() };
+        Self { clock, rules, state: Mutex::new(state), changed: Notify::new() }
     }
 
-    /// Closes the gate for `span`, at most an hour; never opens it earlier than it would have.
-    pub fn close_for(&self, span: Option<Duration>) {
-        let span = span.unwrap_or(DEFAULT_THROTTLE).min(MAX_THROTTLED);
-        let opens_at = self.clock.monotonic() + span;
-        let mut slot = self.opens_at.lock().unwrap_or_else(PoisonError::into_inner);
-        *slot = opens_at.max(*slot);
-    }
-
-    /// Passes the gate, or says how long it stays closed.
+    /// Passes the gate for one call.
     ///
     /// # Errors
-    /// How long to wait before asking again; the gate was not passed.
-    pub fn pass(&self) -> Result<(), Duration> {
+    /// [`Closed`]; ask again when that time has passed, or the gate [changed](Self::changed).
+    pub fn pass(&self) -> Result<Pass<'_>, Closed> {
         let now = self.clock.monotonic();
-        let mut opens_at = self.opens_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if *opens_at > now {
-            return Err(opens_at.saturating_sub(now));
+        let mut state = self.lock();
+        if let Some(closed) = state.closed(now, self.rules) {
+            return Err(closed);
         }
-        *opens_at = now + self.spacing;
-        Ok(())
+        if state.breaker != Breaker::Closed {
+            state.breaker = Breaker::Probing;
+        }
+        state.under_way += 1;
+        state.starts.push_back(now);
+        Ok(Pass { gate: self, started: now, verdict: None })
+    }
+
+    /// Why no call would start now for a reason that users should know; `None` while calls do.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Closed> {
+        let now = self.clock.monotonic();
+        self.lock().closed(now, self.rules).filter(|closed| closed.reason != Reason::Busy)
+    }
+
+    /// Ends when a call ended after this was called, which may have opened the gate.
+    pub fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, started: Duration, verdict: Option<Verdict>) {
+        let now = self.clock.monotonic();
+        let mut state = self.lock();
+        state.under_way -= 1;
+        state.end(now, started, verdict, self.rules);
+        drop(state);
+        self.changed.notify_waiters();
+    }
+}
+
+impl Pass<'_> {
+    /// The call ended like this. A pass that is dropped without a word was not used, or says nothing.
+    pub fn end(mut self, verdict: Verdict) {
+        self.verdict = Some(verdict);
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        self.gate.end(self.started, self.verdict);
+    }
+}
+
+impl State {
+    fn closed(&mut self, now: Duration, rules: GateRules) -> Option<Closed> {
+        let until = |reason, end: Duration| {
+            Some(end.saturating_sub(now)).filter(|span| !span.is_zero()).map(|span| (reason, span))
+        };
+        // Whoever waits for a call to end is woken by it.
+        let for_a_call = (Reason::Busy, MINUTE);
+        let (reason, opens_in) = until(Reason::Quota, self.quota_until)
+            .or_else(|| until(Reason::Throttled, self.paused_until))
+            .or_else(|| match self.breaker {
+                Breaker::Closed => None,
+                Breaker::OpenUntil(end) => until(Reason::Failing, end),
+                Breaker::Probing => Some((Reason::Failing, rules.breaker_pause)),
+            })
+            .or_else(|| (self.under_way >= self.allowed.min(rules.concurrency)).then_some(for_a_call))
+            .or_else(|| until(Reason::Busy, self.next_start(now, rules)))?;
+        Some(Closed { reason, opens_in, episode: self.episode })
+    }
+
+    /// When the allowed number of calls a minute lets the next one start.
+    fn next_start(&mut self, now: Duration, rules: GateRules) -> Duration {
+        while self.starts.front().is_some_and(|start| now.saturating_sub(*start) >= MINUTE) {
+            self.starts.pop_front();
+        }
+        let Some(calls) = rules.calls_a_minute else {
+            self.starts.clear();
+            return Duration::ZERO;
+        };
+        let oldest = self.starts.len().checked_sub(calls as usize).and_then(|index| self.starts.get(index));
+        let by_minute = oldest.map_or(Duration::ZERO, |start| *start + MINUTE);
+        let paced = self.starts.back().filter(|_| now < self.even_until);
+        by_minute.max(paced.map_or(Duration::ZERO, |start| *start + MINUTE / calls))
+    }
+
+    fn end(&mut self, now: Duration, started: Duration, verdict: Option<Verdict>, rules: GateRules) {
+        match verdict {
+            None if self.breaker == Breaker::Probing => self.breaker = Breaker::OpenUntil(now),
+            None => {}
+            Some(Verdict::Answered) => {
+                (self.failures, self.breaker) = (0, Breaker::Closed);
+                self.allowed = rules.concurrency.min(self.allowed + 1);
+            }
+            Some(Verdict::Failed) => {
+                self.failures += 1;
+                if self.breaker == Breaker::Probing
+                    || (self.breaker == Breaker::Closed && self.failures >= rules.failures)
+                {
+                    self.episode += u64::from(self.breaker == Breaker::Closed);
+                    self.breaker = Breaker::OpenUntil(now + rules.breaker_pause);
+                    self.reduce(now, started);
+                }
+            }
+            Some(Verdict::Throttled(span)) => {
+                if self.breaker == Breaker::Probing {
+                    // It is there, and says so.
+                    self.breaker = Breaker::Closed;
+                }
+                let until = now + span.unwrap_or(DEFAULT_THROTTLE).min(MAX_THROTTLED);
+                self.episode += u64::from(self.paused_until <= now);
+                self.paused_until = self.paused_until.max(until);
+                self.even_until = until + MINUTE;
+                self.reduce(now, started);
+            }
+            Some(Verdict::QuotaExhausted(span)) => {
+                self.episode += u64::from(self.quota_until <= now);
+                self.quota_until = self.quota_until.max(now + span);
+            }
+        }
+    }
+
+    /// Halves the calls under way, once for all that were sent before.
+    fn reduce(&mut self, now: Duration, started: Duration) {
+        if self.reduced_at.is_none_or(|at| started > at) {
+            self.allowed = self.under_way.div_ceil(2).clamp(1, self.allowed.max(1));
+            self.reduced_at = Some(now);
+        }
     }
 }
 
@@ -54,30 +268,108 @@ mod tests {
     use crate::clock::FixedClock;
     use crate::domain::time::Timestamp;
 
-    fn gate(calls_a_minute: Option<u32>) -> (Arc<FixedClock>, Gate) {
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn gate(concurrency: u32, calls_a_minute: Option<u32>) -> (Arc<FixedClock>, Gate) {
         let clock = Arc::new(FixedClock::at(Timestamp::from_millis(0)));
-        (clock.clone(), Gate::new(clock, calls_a_minute))
+        clock.advance(SECOND);
+        (clock.clone(), Gate::new(clock, GateRules::new(concurrency, calls_a_minute)))
     }
 
-    #[test]
-    fn a_closed_gate_opens_by_the_monotonic_clock_alone() {
-        let (clock, gate) = gate(None);
-        gate.close_for(Some(Duration::from_secs(10)));
-        gate.close_for(Some(Duration::from_secs(2)));
-        clock.jump_to(Timestamp::from_millis(1_000_000));
-        assert_eq!(gate.pass(), Err(Duration::from_secs(10)));
-        clock.advance(Duration::from_secs(10));
-        assert_eq!((gate.pass(), gate.pass()), (Ok(()), Ok(())));
+    fn why(gate: &Gate) -> Option<(Reason, Duration)> {
+        gate.pass().err().map(|closed| (closed.reason, closed.opens_in))
     }
 
-    #[test]
-    fn no_minute_holds_more_calls_than_allowed() {
-        let (clock, gate) = gate(Some(20));
-        let mut passed = 0;
-        for _ in 0..600 {
-            passed += u32::from(gate.pass().is_ok());
-            clock.advance(Duration::from_millis(100));
+    fn calls(gate: &Gate, verdicts: impl IntoIterator<Item = Verdict>) {
+        for verdict in verdicts {
+            gate.pass().unwrap_or_else(|closed| panic!("{closed:?}")).end(verdict);
         }
-        assert_eq!(passed, 20);
+    }
+
+    #[test]
+    fn a_pause_ends_by_the_monotonic_clock_alone_and_the_longer_one_counts() {
+        let (clock, gate) = gate(4, None);
+        let (first, second) = (gate.pass().ok().unwrap(), gate.pass().ok().unwrap());
+        first.end(Verdict::Throttled(Some(10 * SECOND)));
+        second.end(Verdict::Throttled(Some(2 * SECOND)));
+        clock.jump_to(Timestamp::from_millis(1_000_000));
+        assert_eq!(why(&gate), Some((Reason::Throttled, 10 * SECOND)));
+        clock.advance(10 * SECOND);
+        assert_eq!(why(&gate), None);
+    }
+
+    #[test]
+    fn a_pause_is_an_hour_at_most() {
+        let (_, gate) = gate(4, None);
+        calls(&gate, [Verdict::Throttled(Some(24 * MAX_THROTTLED))]);
+        assert_eq!(why(&gate), Some((Reason::Throttled, MAX_THROTTLED)));
+    }
+
+    #[test]
+    fn no_minute_holds_more_calls_than_allowed_and_none_is_wasted() {
+        let (clock, gate) = gate(100, Some(20));
+        let mut starts: Vec<Duration> = Vec::new();
+        for _ in 0..1_800 {
+            if let Ok(pass) = gate.pass() {
+                starts.push(clock.monotonic());
+                pass.end(Verdict::Answered);
+            }
+            clock.advance(SECOND / 10);
+        }
+        assert!(starts.windows(21).all(|window| window[20].saturating_sub(window[0]) >= Duration::from_mins(1)));
+        assert_eq!(starts.len(), 60, "three minutes");
+    }
+
+    #[test]
+    fn after_a_refusal_calls_keep_an_even_pace() {
+        let (clock, gate) = gate(100, Some(60));
+        calls(&gate, [Verdict::Answered, Verdict::Throttled(Some(SECOND))]);
+        clock.advance(2 * SECOND);
+        calls(&gate, [Verdict::Answered]);
+        assert!(matches!(why(&gate), Some((Reason::Busy, span)) if span > SECOND && span < 2 * SECOND));
+    }
+
+    #[test]
+    fn calls_come_back_by_and_by_after_a_pause() {
+        let (clock, gate) = gate(20, None);
+        let under_way: Vec<_> = (0..20).map(|_| gate.pass().ok().unwrap()).collect();
+        assert_eq!(why(&gate).unwrap().0, Reason::Busy);
+        for pass in under_way {
+            pass.end(Verdict::Throttled(Some(SECOND)));
+        }
+        clock.advance(SECOND);
+        let half: Vec<_> = std::iter::from_fn(|| gate.pass().ok()).collect();
+        assert_eq!(half.len(), 10, "one refusal counts, not twenty");
+        for pass in half {
+            pass.end(Verdict::Answered);
+        }
+        assert_eq!(std::iter::from_fn(|| gate.pass().ok()).collect::<Vec<_>>().len(), 20);
+    }
+
+    #[test]
+    fn five_failures_in_a_row_open_the_breaker_and_one_call_tries_again() {
+        let (clock, gate) = gate(4, None);
+        calls(&gate, [Verdict::Failed, Verdict::Failed, Verdict::Answered]);
+        calls(&gate, [Verdict::Failed; 5]);
+        assert_eq!(why(&gate), Some((Reason::Failing, 10 * SECOND)));
+        clock.advance(10 * SECOND);
+        let probe = gate.pass().ok().unwrap();
+        assert_eq!(why(&gate).unwrap().0, Reason::Failing, "one probe at a time");
+        probe.end(Verdict::Failed);
+        assert_eq!(why(&gate), Some((Reason::Failing, 10 * SECOND)));
+        clock.advance(10 * SECOND);
+        drop(gate.pass());
+        calls(&gate, [Verdict::Answered]);
+        assert_eq!(why(&gate), None);
+    }
+
+    #[test]
+    fn a_used_up_quota_closes_the_gate_until_it_is_reset() {
+        let (clock, gate) = gate(4, None);
+        calls(&gate, [Verdict::QuotaExhausted(Duration::from_hours(5))]);
+        assert_eq!(why(&gate), Some((Reason::Quota, Duration::from_hours(5))));
+        assert_eq!(gate.trouble().map(|closed| closed.reason), Some(Reason::Quota));
+        clock.advance(Duration::from_hours(5));
+        assert_eq!((why(&gate), gate.trouble()), (None, None));
     }
 }

@@ -3,23 +3,35 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::gate::Gate;
+use super::notices::sentence;
 use crate::assets::AssetStore;
+use crate::clock::Clock;
 use crate::store::Store;
 
 /// A part that has not answered by then does not answer.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Asks store and assets. The provider's configuration was checked when the process started.
+/// Asks store and assets, and the gate before the provider, whose configuration was checked at the start.
 pub struct Health {
     store: Arc<Store>,
     assets: Arc<dyn AssetStore>,
+    gate: Arc<Gate>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Health {
     /// Watches these parts.
     #[must_use]
-    pub fn new(store: Arc<Store>, assets: Arc<dyn AssetStore>) -> Self {
-        Self { store, assets }
+    pub fn new(store: Arc<Store>, assets: Arc<dyn AssetStore>, gate: Arc<Gate>, clock: Arc<dyn Clock>) -> Self {
+        Self { store, assets, gate, clock }
+    }
+
+    /// Why no call to the provider starts now; `None` while they do. No reason to send clients elsewhere:
+    /// batches are taken in all the same.
+    #[must_use]
+    pub fn provider_trouble(&self) -> Option<String> {
+        self.gate.trouble().and_then(|closed| sentence(closed, self.clock.as_ref()))
     }
 
     /// The reasons why the service cannot work now; empty if it can.

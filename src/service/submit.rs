@@ -11,7 +11,7 @@ use crate::domain::spec::{BatchSpec, RunMode};
 use crate::store::{BudgetRow, NewBatch, NewItem, StoreError, SubmitOutcome};
 
 /// How long an idempotency key is remembered.
-const IDEMPOTENCY_KEPT: Duration = Duration::from_hours(24);
+pub(super) const IDEMPOTENCY_KEPT: Duration = Duration::from_hours(24);
 
 /// A batch with the price of each row.
 struct Priced<'a> {
@@ -78,7 +78,9 @@ impl Batches {
             }
             SubmitOutcome::Replayed(earlier) => Ok(Submitted { batch: earlier, replayed: true }),
             SubmitOutcome::KeyReused => Err(ServiceError::KeyReused),
-            SubmitOutcome::OverBudget { user_limit, budget } => self.over_budget(priced.total, user_limit, &budget),
+            SubmitOutcome::OverBudget { user_limit, budget } => {
+                Err(self.shortfall(priced.total, user_limit, &budget)?)
+            }
         }
     }
 
@@ -120,17 +122,18 @@ impl Batches {
         }
     }
 
-    fn over_budget(
+    /// The refusal of what does not fit, with what is left.
+    pub(super) fn shortfall(
         &self,
         estimated_cost: MicroUsd,
         user_limit: bool,
         budget: &BudgetRow,
-    ) -> Result<Submitted, ServiceError> {
+    ) -> Result<ServiceError, ServiceError> {
         let limit = if user_limit { self.rules.limits.user } else { self.rules.limits.everyone };
         let daily_limit = limit.unwrap_or(MicroUsd::MAX);
         let remaining = daily_limit.minus(budget.spent.plus(budget.reserved)?)?.or_zero();
         let resets_at = budget.day.end();
         let shortfall = BudgetShortfall { estimated_cost, remaining, daily_limit, resets_at, user_limit };
-        Err(ServiceError::BudgetExceeded(shortfall))
+        Ok(ServiceError::BudgetExceeded(shortfall))
     }
 }

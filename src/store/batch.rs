@@ -3,7 +3,7 @@
 use sqlx::AnyConnection;
 
 use super::rows::Columns as _;
-use super::{Store, StoreError};
+use super::{Store, StoreError, transaction};
 use crate::domain::event::Event;
 use crate::domain::ids::BatchId;
 use crate::domain::money::MicroUsd;
@@ -23,6 +23,23 @@ pub(super) struct OpenBatch {
 }
 
 impl Store {
+    /// Adds a notice to the batch's events; a finished batch gets none.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing is written then.
+    pub async fn notice(&self, batch: BatchId, detail: &str, at: Timestamp) -> Result<(), StoreError> {
+        transaction!(self, |connection| {
+            let Some(mut open) = self.hold_batch(connection, batch).await? else { return Ok(()) };
+            if !open.counts.is_finished() {
+                open.events.push(Event::Notice { detail: detail.to_owned() });
+                self.write_batch(connection, batch, &mut open, at).await?;
+            }
+            Ok(())
+        })?;
+        self.hints.batch(batch);
+        Ok(())
+    }
+
     /// Takes the batch's row for this transaction; first of all locks, so that its event numbers have no hole.
     pub(super) async fn hold_batch(
         &self,

@@ -1,19 +1,21 @@
 //! The end of attempts: picture, attempt, batch, events, money and ledger move together or not at all.
 
+mod close;
 mod write;
 
 use std::collections::BTreeMap;
 
 use sqlx::AnyConnection;
 
+use self::close::{Close, Found, Moves, OpenImage, Paid};
 use super::batch::OpenBatch;
 use super::budget::{BudgetMove, EVERYONE, Limits, user_scope};
 use super::jobs::Job;
 use super::rows::{Columns as _, placeholders};
 use super::{Store, StoreError, transaction};
 use crate::domain::event::Event;
-use crate::domain::ids::{AttemptId, BatchId, ChargeId, ImageKey, UserId};
-use crate::domain::ledger::{ChargeOutcome, LedgerLine, LedgerPrompts};
+use crate::domain::ids::{AttemptId, BatchId, ChargeId, ImageKey};
+use crate::domain::ledger::{LedgerLine, LedgerPrompts};
 use crate::domain::money::MicroUsd;
 use crate::domain::outcome::{Charge, Next, Settlement};
 use crate::domain::state::{AttemptState, BatchState, Billing, Counts, ErrorCode, ImageError, ImageState};
@@ -47,116 +49,6 @@ pub enum Settled {
     ClaimLost,
     /// The database does not know the attempt: it was lost since the call began. The charge is written all the same.
     AttemptGone,
-}
-
-/// A picture's row, held for the transaction.
-struct OpenImage {
-    running: bool,
-    cost: Option<i64>,
-    billing: Option<Billing>,
-    attempts: i64,
-}
-
-/// What the transaction found of a request's picture.
-enum Found {
-    /// Its attempt is closed.
-    Closed(Close),
-    /// Another worker has it.
-    Lost,
-    /// The database knows neither picture nor attempt.
-    Gone,
-}
-
-/// What an attempt cost, and whether the ledger knows it already.
-#[derive(Clone, Copy)]
-struct Paid {
-    cost: MicroUsd,
-    billing: Billing,
-    /// The charge came into the ledger's table by an import: it is counted there, and must not be again.
-    recorded: bool,
-}
-
-impl Paid {
-    fn new(charge: Charge, reserved: MicroUsd, recorded: Option<&LedgerLine>) -> Self {
-        if let Some(line) = recorded {
-            let unknown = line.outcome == ChargeOutcome::Unknown;
-            let billing = if unknown { Billing::Unknown } else { Billing::Charged };
-            return Self { cost: line.cost, billing, recorded: true };
-        }
-        let (cost, billing) = match charge {
-            Charge::Nothing => (MicroUsd::ZERO, Billing::NotCharged),
-            Charge::Known(cost) => (cost, Billing::Charged),
-            Charge::Reserve => (reserved, Billing::Unknown),
-        };
-        Self { cost, billing, recorded: false }
-    }
-
-    const fn is_unknown(self) -> bool {
-        matches!(self.billing, Billing::Unknown)
-    }
-
-    /// Whether a line of the ledger is to be written for it.
-    const fn is_new_charge(self) -> bool {
-        !self.recorded && !matches!(self.billing, Billing::NotCharged)
-    }
-
-    /// How it changes the budget, `released` aside.
-    fn spent(self, reserved: MicroUsd) -> BudgetMove {
-        if self.recorded {
-            return BudgetMove::default();
-        }
-        let cost = self.cost.micros();
-        let unknown = if self.is_unknown() { cost } else { 0 };
-        BudgetMove { spent: cost, unknown, overrun: (cost - reserved.micros()).max(0), released: 0 }
-    }
-}
-
-/// What one attempt's end means, worked out from what the transaction's own updates returned.
-struct Close {
-    image: OpenImage,
-    reserved: MicroUsd,
-    paid: Paid,
-    billing: Option<Billing>,
-    next: Next,
-    state: ImageState,
-}
-
-impl Close {
-    /// The picture fails, as there is no money for another call.
-    fn fail_for_want_of_budget(&mut self) {
-        let detail = "the call's outcome is unknown, and the budget has no room for another one";
-        self.next = Next::Fail(ImageError::passing(ErrorCode::BudgetExhausted, detail));
-        self.state = ImageState::Failed;
-    }
-
-    /// Whether the attempt's reserve is free again, or spent; otherwise it goes on to the next try.
-    fn ends_reserve(&self) -> bool {
-        !matches!(self.next, Next::Wait(_) | Next::Again(_))
-    }
-
-    fn budget_move(&self) -> BudgetMove {
-        let released = if self.ends_reserve() { self.reserved.micros() } else { 0 };
-        BudgetMove { released, ..self.paid.spent(self.reserved) }
-    }
-
-    fn written(&self) -> Settled {
-        let overrun = self.paid.spent(self.reserved).overrun > 0;
-        Settled::Written { state: self.state, overrun, unknown: self.paid.is_unknown() }
-    }
-}
-
-/// The money that a group of ends moves.
-#[derive(Default)]
-struct Moves {
-    everyone: BudgetMove,
-    users: BTreeMap<String, BudgetMove>,
-}
-
-impl Moves {
-    fn add(&mut self, owner: &UserId, change: BudgetMove) {
-        self.everyone.add(change);
-        self.users.entry(user_scope(owner)).or_default().add(change);
-    }
 }
 
 impl Store {

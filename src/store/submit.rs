@@ -62,6 +62,19 @@ pub enum SubmitOutcome {
     },
 }
 
+/// Whether money could be reserved.
+pub(super) enum Reservation {
+    /// It is.
+    Fits,
+    /// It does not fit a limit. What was written for it must be undone.
+    TooLarge {
+        /// Whether it is the user's own limit.
+        user_limit: bool,
+        /// The scope as it is.
+        budget: BudgetRow,
+    },
+}
+
 /// One picture to insert.
 struct NewImage<'a> {
     ordinal: i64,
@@ -122,7 +135,10 @@ impl Store {
         self.insert_attempts(connection, batch, &images).await?;
         let total = u32::try_from(images.len()).map_err(StoreError::corrupt)?;
         self.insert_events(connection, batch.id, 0, batch.at, &[Event::Started { total }]).await?;
-        self.reserve_for(connection, batch, limits).await
+        Ok(match self.reserve_for(connection, &batch.owner, batch.estimated_cost, limits).await? {
+            Reservation::Fits => SubmitOutcome::Accepted,
+            Reservation::TooLarge { user_limit, budget } => SubmitOutcome::OverBudget { user_limit, budget },
+        })
     }
 
     /// Inserts the batch's row; if its key is taken, says what that means.
@@ -282,27 +298,28 @@ impl Store {
         Ok(())
     }
 
-    /// Reserves the batch's money, for everyone and for its user; last, as its row is the hottest.
-    async fn reserve_for(
+    /// Reserves money for everyone and for its user; last, as its row is the hottest.
+    pub(super) async fn reserve_for(
         &self,
         connection: &mut AnyConnection,
-        batch: &NewBatch,
+        owner: &UserId,
+        amount: MicroUsd,
         limits: &Limits,
-    ) -> Result<SubmitOutcome, StoreError> {
-        let user = user_scope(&batch.owner);
+    ) -> Result<Reservation, StoreError> {
+        let user = user_scope(owner);
         let today = self.today(&mut *connection).await?;
         for (scope, limit, user_limit) in [(EVERYONE, limits.everyone, false), (&user, limits.user, true)] {
             self.ensure_scope(connection, scope).await?;
-            if self.reserve(connection, scope, today, batch.estimated_cost, limit).await? {
+            if self.reserve(connection, scope, today, amount, limit).await? {
                 continue;
             }
             // Held first, so that what is left is what did not suffice, whatever others release meanwhile.
             self.move_budget(connection, scope, today, BudgetMove::default()).await?;
-            if !self.reserve(connection, scope, today, batch.estimated_cost, limit).await? {
+            if !self.reserve(connection, scope, today, amount, limit).await? {
                 let budget = self.budget_in(connection, scope).await?;
-                return Ok(SubmitOutcome::OverBudget { user_limit, budget });
+                return Ok(Reservation::TooLarge { user_limit, budget });
             }
         }
-        Ok(SubmitOutcome::Accepted)
+        Ok(Reservation::Fits)
     }
 }

@@ -6,7 +6,7 @@ use orchestrator::clock::{Clock, IdSource as _, RandomIds};
 use orchestrator::domain::ids::{AttemptId, BatchId, ChargeId, UserId, WorkerId};
 use orchestrator::domain::ledger::LedgerPrompts;
 use orchestrator::domain::money::MicroUsd;
-use orchestrator::domain::outcome::{Outcome, Settlement, decide};
+use orchestrator::domain::outcome::{BACKOFF_BASE, Outcome, Settlement, decide};
 use orchestrator::domain::picture::{Picture, PictureFormat};
 use orchestrator::domain::spec::{AspectRatio, ImageSize, ItemSpec};
 use orchestrator::domain::state::{BatchState, ErrorCode, ImageError, ImageState};
@@ -92,8 +92,9 @@ impl Bench {
 
     /// Settles several ends in one transaction.
     pub(crate) async fn settle_all(&self, ends: &[(&Job, Outcome)]) -> Result<Vec<Settled>, StoreError> {
-        let decided =
-            |(job, outcome): &(&Job, Outcome)| decide(job.claim, outcome.clone(), job.history, self.clock.now(), 0.0);
+        let decided = |(job, outcome): &(&Job, Outcome)| {
+            decide(job.claim, outcome.clone(), job.history, self.clock.now(), BACKOFF_BASE, 0.0)
+        };
         let settlements: Vec<Settlement> = ends.iter().map(decided).collect();
         let requests: Vec<_> = ends
             .iter()

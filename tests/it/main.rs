@@ -22,5 +22,6 @@ mod pictures;
 mod process;
 mod promises;
 mod recovery;
+mod retry;
 mod sse;
 mod store;

@@ -1,6 +1,7 @@
 //! What a settling transaction writes: the picture, its next attempt, its batch, the money, the charge.
 
-use super::{Close, Moves, Paid, SettleRequest, SettleRun};
+use super::close::{Close, Moves, Paid};
+use super::{SettleRequest, SettleRun};
 use crate::domain::ledger::{ChargeOutcome, LedgerLine};
 use crate::domain::outcome::Next;
 use crate::domain::state::{Billing, ImageState};

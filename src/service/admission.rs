@@ -1,0 +1,97 @@
+//! Whether a call may start now: the gate, the day's money, and the certainty of the claim.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::MoneyRules;
+use super::claims::Claims;
+use super::execute::{Signals, describe};
+use super::gate::{Gate, Pass, Reason, Verdict};
+use super::notices::Notices;
+use crate::domain::ids::BatchId;
+use crate::domain::state::{ErrorCode, ImageError};
+use crate::store::Store;
+
+/// How long a picture waits that was accepted before the service was told to spend nothing.
+const NOT_LIVE_PAUSE: Duration = Duration::from_mins(1);
+/// How long a picture waits while charges above their reserve keep the day over its limit.
+const OVERRUN_PAUSE: Duration = Duration::from_mins(1);
+/// How long a picture waits while the budget cannot be read.
+const AWAY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Whether a call starts.
+pub(super) enum Admitted<'a> {
+    /// It may, with this pass.
+    Go(Pass<'a>),
+    /// Not now: this service is not ready for it.
+    Postpone(Duration),
+    /// It would be in vain.
+    Refuse(ImageError),
+    /// The service stops.
+    Stop,
+}
+
+/// Decides over the start of calls.
+pub struct Admission {
+    store: Arc<Store>,
+    claims: Arc<Claims>,
+    gate: Arc<Gate>,
+    notices: Notices,
+    rules: MoneyRules,
+}
+
+impl Admission {
+    /// Calls pass `gate` under `rules`, while the claims of `claims` are certain.
+    #[must_use]
+    pub fn new(store: Arc<Store>, claims: Arc<Claims>, gate: Arc<Gate>, notices: Notices, rules: MoneyRules) -> Self {
+        Self { store, claims, gate, notices, rules }
+    }
+
+    /// Waits while the gate is closed; postpones while the day is over its limit or the claim is in doubt.
+    pub(super) async fn admit(&self, batch: BatchId, signals: &Signals) -> Admitted<'_> {
+        if !self.rules.live {
+            return Admitted::Postpone(NOT_LIVE_PAUSE);
+        }
+        let pass = loop {
+            let changed = self.gate.changed();
+            let closed = match self.gate.pass() {
+                Ok(pass) => break pass,
+                Err(closed) => closed,
+            };
+            self.notices.tell(batch, closed).await;
+            if closed.reason == Reason::Quota {
+                return Admitted::Refuse(quota_exhausted());
+            }
+            tokio::select! {
+                () = tokio::time::sleep(closed.opens_in) => {}
+                () = changed => {}
+                () = signals.draining.cancelled() => return Admitted::Stop,
+            }
+        };
+        match self.store.is_overrun(&self.rules.limits).await {
+            Ok(false) if self.claims.may_start() => Admitted::Go(pass),
+            Ok(false) => Admitted::Postpone(self.claims.beat_every()),
+            Ok(true) => Admitted::Postpone(OVERRUN_PAUSE),
+            Err(error) => {
+                tracing::warn!(error = %describe(&error), "cannot read the budget before a call");
+                Admitted::Postpone(AWAY_PAUSE)
+            }
+        }
+    }
+
+    /// Records how the call of `batch` ended; tells the batch if that closed the gate.
+    pub(super) async fn ended(&self, batch: BatchId, pass: Pass<'_>, verdict: Verdict) {
+        pass.end(verdict);
+        if verdict != Verdict::Answered
+            && let Some(closed) = self.gate.trouble()
+        {
+            self.notices.tell(batch, closed).await;
+        }
+    }
+}
+
+/// Why a picture fails while the provider's daily quota is used up.
+pub(super) fn quota_exhausted() -> ImageError {
+    let detail = "the provider's daily quota is used up; retry the picture when it is reset";
+    ImageError::passing(ErrorCode::QuotaExhausted, detail)
+}

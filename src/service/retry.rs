@@ -1,0 +1,92 @@
+//! Trying the failed pictures of a batch again.
+
+use super::batches::{Batches, Idempotency, ServiceError};
+use super::submit::IDEMPOTENCY_KEPT;
+use crate::domain::ids::{AttemptId, BatchId, UserId};
+use crate::domain::state::ErrorCode;
+use crate::store::{FailedImage, FreshAttempt, NewRetry, RetryOutcome};
+
+/// An accepted retry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retried {
+    /// Whether an earlier request with the same key made it.
+    pub replayed: bool,
+}
+
+impl Batches {
+    /// Reserves money anew and puts failed pictures back into the queue: those with one of `codes`; without
+    /// `codes` those whose error may be gone the next time.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotFound`], [`ServiceError::NotRetryable`], [`ServiceError::LiveDisabled`],
+    /// [`ServiceError::Price`], [`ServiceError::BudgetExceeded`], [`ServiceError::KeyReused`] or
+    /// [`ServiceError::Unavailable`]; nothing is written then.
+    pub async fn retry(
+        &self,
+        caller: &UserId,
+        batch: BatchId,
+        codes: Option<&[ErrorCode]>,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Retried, ServiceError> {
+        let (model, failed) = self.store.load_failed(batch, caller).await?.ok_or(ServiceError::NotFound)?;
+        let wanted = |image: &&FailedImage| match codes {
+            Some(codes) => codes.contains(&image.error.code),
+            None => image.error.retryable,
+        };
+        let images: Vec<&FailedImage> = failed.iter().filter(wanted).collect();
+        let retry = NewRetry {
+            batch,
+            owner: caller.clone(),
+            // A retry that spends nothing is a replay, or refused below.
+            attempts: if self.rules.live { self.fresh_attempts(&model, &images)? } else { Vec::new() },
+            at: self.clock.now(),
+            idempotency: idempotency.map(|given| (given.key, given.request_hash)),
+            forget_keys_before: self.clock.now().before(IDEMPOTENCY_KEPT),
+        };
+        match self.store.retry(&retry, &self.rules.limits).await? {
+            RetryOutcome::Accepted(pictures) => {
+                tracing::info!(%batch, pictures, "batch retried");
+                Ok(Retried { replayed: false })
+            }
+            RetryOutcome::Replayed => Ok(Retried { replayed: true }),
+            RetryOutcome::KeyReused => Err(ServiceError::KeyReused),
+            RetryOutcome::NotFound => Err(ServiceError::NotFound),
+            RetryOutcome::Cancelled => {
+                let detail = "the batch was cancelled; send what is missing as a new batch";
+                Err(ServiceError::NotRetryable(detail.to_owned()))
+            }
+            RetryOutcome::NothingFailed if !self.rules.live => Err(ServiceError::LiveDisabled),
+            RetryOutcome::NothingFailed => Err(ServiceError::NotRetryable(nothing_to_retry(&failed, codes))),
+            RetryOutcome::OverBudget { user_limit, budget, estimated } => {
+                Err(self.shortfall(estimated, user_limit, &budget)?)
+            }
+        }
+    }
+
+    fn fresh_attempts(&self, model: &str, images: &[&FailedImage]) -> Result<Vec<FreshAttempt>, ServiceError> {
+        if images.is_empty() {
+            return Ok(Vec::new());
+        }
+        let model = self.prices.callable(model, self.clock.now().day())?;
+        let attempt = |image: &&FailedImage| {
+            let reserve = model.reserve(&image.item)?;
+            Ok(FreshAttempt { image: image.key, id: AttemptId::new(self.ids.next()), reserve })
+        };
+        images.iter().map(attempt).collect()
+    }
+}
+
+/// Why no picture is tried again, and what would be.
+fn nothing_to_retry(failed: &[FailedImage], codes: Option<&[ErrorCode]>) -> String {
+    if failed.is_empty() {
+        return "no picture of this batch is failed".to_owned();
+    }
+    let mut there: Vec<&str> = failed.iter().map(|image| image.error.code.as_str()).collect();
+    there.sort_unstable();
+    there.dedup();
+    let there = there.join(", ");
+    match codes {
+        Some(_) => format!("no picture failed with one of these codes; this batch has: {there}"),
+        None => format!("trying again cannot help with {there}; name the codes to try all the same"),
+    }
+}

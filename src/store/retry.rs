@@ -1,0 +1,261 @@
+//! Trying failed pictures again: fresh attempts with a fresh reservation, or nothing.
+
+use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
+
+use super::budget::Limits;
+use super::rows::Columns as _;
+use super::submit::Reservation;
+use super::{BudgetRow, Store, StoreError, transaction};
+use crate::domain::event::Event;
+use crate::domain::ids::{AttemptId, BatchId, ImageKey, UserId};
+use crate::domain::money::MicroUsd;
+use crate::domain::spec::ItemSpec;
+use crate::domain::state::ImageError;
+use crate::domain::time::Timestamp;
+
+/// A picture that failed.
+#[derive(Debug, Clone)]
+pub struct FailedImage {
+    /// Which one.
+    pub key: ImageKey,
+    /// Why.
+    pub error: ImageError,
+    /// Its row, as it was asked for.
+    pub item: ItemSpec,
+}
+
+/// A failed picture's next attempt.
+#[derive(Debug, Clone, Copy)]
+pub struct FreshAttempt {
+    /// The picture.
+    pub image: ImageKey,
+    /// The attempt.
+    pub id: AttemptId,
+    /// What it reserves.
+    pub reserve: MicroUsd,
+}
+
+/// A retry that is to be accepted.
+pub struct NewRetry {
+    /// The batch.
+    pub batch: BatchId,
+    /// Who asks.
+    pub owner: UserId,
+    /// The pictures to try again; those that others have taken up meanwhile are left to them.
+    pub attempts: Vec<FreshAttempt>,
+    /// When it came in.
+    pub at: Timestamp,
+    /// The client's name for the retry, and the hash of what it asked for.
+    pub idempotency: Option<(String, String)>,
+    /// Keys older than this are forgotten.
+    pub forget_keys_before: Timestamp,
+}
+
+/// What became of a retry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RetryOutcome {
+    /// So many pictures wait again, and their money is reserved.
+    Accepted(u32),
+    /// The same request was accepted before.
+    Replayed,
+    /// The key was used for another request. Nothing was written.
+    KeyReused,
+    /// There is no such batch of this owner.
+    NotFound,
+    /// The batch was cancelled. Nothing was written.
+    Cancelled,
+    /// None of the pictures is failed any more. Nothing was written.
+    NothingFailed,
+    /// It does not fit. Nothing was written.
+    OverBudget {
+        /// Whether it is the user's own limit that it does not fit.
+        user_limit: bool,
+        /// The scope as it is.
+        budget: BudgetRow,
+        /// What the pictures would reserve.
+        estimated: MicroUsd,
+    },
+}
+
+fn failed_image(row: &AnyRow) -> Result<FailedImage, StoreError> {
+    let item = ItemSpec {
+        scene_id: row.parsed("scene_id")?,
+        prompt: row.text("prompt")?,
+        variants: 1,
+        references: row.json("refs")?,
+        aspect_ratio: row.parsed("aspect_ratio")?,
+        image_size: row.parsed("image_size")?,
+    };
+    Ok(FailedImage { key: row.image_key()?, error: row.json("error")?, item })
+}
+
+impl Store {
+    /// The model of the batch and its failed pictures, if it is `owner`'s.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load_failed(
+        &self,
+        batch: BatchId,
+        owner: &UserId,
+    ) -> Result<Option<(String, Vec<FailedImage>)>, StoreError> {
+        let model: Option<String> = sqlx::query_scalar("SELECT model FROM batches WHERE id = $1 AND owner = $2")
+            .bind(batch.to_string())
+            .bind(owner.as_str())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(|error| self.error(error))?;
+        let Some(model) = model else { return Ok(None) };
+        let sql = "SELECT m.batch_id, m.ordinal, m.variant, m.error, i.scene_id, i.prompt, i.refs, i.aspect_ratio,
+                     i.image_size
+                   FROM images m JOIN items i ON i.batch_id = m.batch_id AND i.ordinal = m.ordinal
+                   WHERE m.batch_id = $1 AND m.state = 'failed' ORDER BY m.ordinal, m.variant";
+        let rows = sqlx::query(sql)
+            .bind(batch.to_string())
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|error| self.error(error))?;
+        Ok(Some((model, rows.iter().map(failed_image).collect::<Result<_, _>>()?)))
+    }
+
+    /// Puts failed pictures back into the queue, if their money fits both limits.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was written then.
+    pub async fn retry(&self, retry: &NewRetry, limits: &Limits) -> Result<RetryOutcome, StoreError> {
+        let outcome: RetryOutcome = transaction!(
+            self,
+            |connection| self.retry_in(connection, retry, limits).await,
+            |outcome| matches!(outcome, RetryOutcome::Accepted(_))
+        )?;
+        if let RetryOutcome::Accepted(_) = outcome {
+            self.hints.batch(retry.batch);
+            self.hints.work.send_replace(());
+        }
+        Ok(outcome)
+    }
+
+    async fn retry_in(
+        &self,
+        connection: &mut AnyConnection,
+        retry: &NewRetry,
+        limits: &Limits,
+    ) -> Result<RetryOutcome, StoreError> {
+        let Some(mut batch) = self.hold_batch(connection, retry.batch).await? else {
+            return Ok(RetryOutcome::NotFound);
+        };
+        if batch.owner != retry.owner.as_str() {
+            return Ok(RetryOutcome::NotFound);
+        }
+        if let Some(earlier) = self.take_key(connection, retry).await? {
+            return Ok(earlier);
+        }
+        if batch.cancelled {
+            return Ok(RetryOutcome::Cancelled);
+        }
+        let turn = self.turn_served(connection, &retry.owner, retry.at).await?;
+        let (mut again, mut total) = (0, MicroUsd::ZERO);
+        for attempt in &retry.attempts {
+            if self.requeue(connection, attempt, turn + i64::from(again)).await? {
+                again += 1;
+                total = total.plus(attempt.reserve).map_err(StoreError::corrupt)?;
+            }
+        }
+        if again == 0 {
+            return Ok(RetryOutcome::NothingFailed);
+        }
+        batch.counts.failed -= again;
+        batch.counts.queued += again;
+        batch.events.push(Event::Started { total: again });
+        self.write_batch(connection, retry.batch, &mut batch, retry.at).await?;
+        let sql = "UPDATE batches SET finished_at = NULL, estimated_cost = estimated_cost + $2 WHERE id = $1";
+        sqlx::query(sql)
+            .bind(retry.batch.to_string())
+            .bind(total.micros())
+            .execute(&mut *connection)
+            .await
+            .map_err(|error| self.error(error))?;
+        Ok(match self.reserve_for(connection, &retry.owner, total, limits).await? {
+            Reservation::Fits => RetryOutcome::Accepted(again),
+            Reservation::TooLarge { user_limit, budget } => {
+                RetryOutcome::OverBudget { user_limit, budget, estimated: total }
+            }
+        })
+    }
+
+    /// Takes the client's key for this retry; if it is taken, says what that means.
+    async fn take_key(
+        &self,
+        connection: &mut AnyConnection,
+        retry: &NewRetry,
+    ) -> Result<Option<RetryOutcome>, StoreError> {
+        let Some((key, hash)) = &retry.idempotency else { return Ok(None) };
+        let sql = "DELETE FROM retries WHERE batch_id = $1 AND idempotency_key = $2 AND created_at < $3";
+        sqlx::query(sql)
+            .bind(retry.batch.to_string())
+            .bind(key)
+            .bind(retry.forget_keys_before.millis())
+            .execute(&mut *connection)
+            .await
+            .map_err(|error| self.error(error))?;
+        // The batch's row is held: nobody takes the key between these two statements.
+        let sql = "SELECT request_hash FROM retries WHERE batch_id = $1 AND idempotency_key = $2";
+        let earlier: Option<String> = sqlx::query_scalar(sql)
+            .bind(retry.batch.to_string())
+            .bind(key)
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(|error| self.error(error))?;
+        if let Some(earlier) = earlier {
+            return Ok(Some(if earlier == *hash { RetryOutcome::Replayed } else { RetryOutcome::KeyReused }));
+        }
+        let sql = "INSERT INTO retries (batch_id, idempotency_key, request_hash, created_at) VALUES ($1, $2, $3, $4)";
+        sqlx::query(sql)
+            .bind(retry.batch.to_string())
+            .bind(key)
+            .bind(hash)
+            .bind(retry.at.millis())
+            .execute(connection)
+            .await
+            .map_err(|error| self.error(error))?;
+        Ok(None)
+    }
+
+    /// Puts one failed picture back with a fresh attempt. Whether it was failed.
+    async fn requeue(
+        &self,
+        connection: &mut AnyConnection,
+        attempt: &FreshAttempt,
+        turn: i64,
+    ) -> Result<bool, StoreError> {
+        let image = attempt.image;
+        let sql = "UPDATE images SET state = 'queued', error = NULL, turn = $4, due = 0, failures = 0,
+                     unknown_retries = 0, interruptions = 0, throttled_since = NULL
+                   WHERE batch_id = $1 AND ordinal = $2 AND variant = $3 AND state = 'failed'";
+        let back = sqlx::query(sql)
+            .bind(image.batch.to_string())
+            .bind(i64::from(image.ordinal))
+            .bind(i64::from(image.variant))
+            .bind(turn)
+            .execute(&mut *connection)
+            .await
+            .map_err(|error| self.error(error))?;
+        if back.rows_affected() == 0 {
+            return Ok(false);
+        }
+        let sql = "INSERT INTO attempts (id, batch_id, ordinal, variant, number, fence, state, reserved)
+                   SELECT $4, $1, $2, $3, MAX(number) + 1, 0, 'held', $5 FROM attempts
+                   WHERE batch_id = $1 AND ordinal = $2 AND variant = $3";
+        sqlx::query(sql)
+            .bind(image.batch.to_string())
+            .bind(i64::from(image.ordinal))
+            .bind(i64::from(image.variant))
+            .bind(attempt.id.to_string())
+            .bind(attempt.reserve.micros())
+            .execute(connection)
+            .await
+            .map_err(|error| self.error(error))?;
+        Ok(true)
+    }
+}

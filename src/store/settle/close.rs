@@ -1,0 +1,121 @@
+//! What the end of one attempt means: for its picture, and for the money.
+
+use std::collections::BTreeMap;
+
+use super::Settled;
+use crate::domain::ids::UserId;
+use crate::domain::ledger::{ChargeOutcome, LedgerLine};
+use crate::domain::money::MicroUsd;
+use crate::domain::outcome::{Charge, Next};
+use crate::domain::state::{Billing, ErrorCode, ImageError, ImageState};
+use crate::store::budget::{BudgetMove, user_scope};
+
+/// A picture's row, held for the transaction.
+pub(super) struct OpenImage {
+    pub(super) running: bool,
+    pub(super) cost: Option<i64>,
+    pub(super) billing: Option<Billing>,
+    pub(super) attempts: i64,
+}
+
+/// What the transaction found of a request's picture.
+pub(super) enum Found {
+    /// Its attempt is closed.
+    Closed(Close),
+    /// Another worker has it.
+    Lost,
+    /// The database knows neither picture nor attempt.
+    Gone,
+}
+
+/// What an attempt cost, and whether the ledger knows it already.
+#[derive(Clone, Copy)]
+pub(super) struct Paid {
+    pub(super) cost: MicroUsd,
+    pub(super) billing: Billing,
+    /// The charge came into the ledger's table by an import: it is counted there, and must not be again.
+    pub(super) recorded: bool,
+}
+
+impl Paid {
+    pub(super) fn new(charge: Charge, reserved: MicroUsd, recorded: Option<&LedgerLine>) -> Self {
+        if let Some(line) = recorded {
+            let unknown = line.outcome == ChargeOutcome::Unknown;
+            let billing = if unknown { Billing::Unknown } else { Billing::Charged };
+            return Self { cost: line.cost, billing, recorded: true };
+        }
+        let (cost, billing) = match charge {
+            Charge::Nothing => (MicroUsd::ZERO, Billing::NotCharged),
+            Charge::Known(cost) => (cost, Billing::Charged),
+            Charge::Reserve => (reserved, Billing::Unknown),
+        };
+        Self { cost, billing, recorded: false }
+    }
+
+    pub(super) const fn is_unknown(self) -> bool {
+        matches!(self.billing, Billing::Unknown)
+    }
+
+    /// Whether a line of the ledger is to be written for it.
+    pub(super) const fn is_new_charge(self) -> bool {
+        !self.recorded && !matches!(self.billing, Billing::NotCharged)
+    }
+
+    /// How it changes the budget, `released` aside.
+    pub(super) fn spent(self, reserved: MicroUsd) -> BudgetMove {
+        if self.recorded {
+            return BudgetMove::default();
+        }
+        let cost = self.cost.micros();
+        let unknown = if self.is_unknown() { cost } else { 0 };
+        BudgetMove { spent: cost, unknown, overrun: (cost - reserved.micros()).max(0), released: 0 }
+    }
+}
+
+/// What one attempt's end means, worked out from what the transaction's own updates returned.
+pub(super) struct Close {
+    pub(super) image: OpenImage,
+    pub(super) reserved: MicroUsd,
+    pub(super) paid: Paid,
+    pub(super) billing: Option<Billing>,
+    pub(super) next: Next,
+    pub(super) state: ImageState,
+}
+
+impl Close {
+    /// The picture fails, as there is no money for another call.
+    pub(super) fn fail_for_want_of_budget(&mut self) {
+        let detail = "the call's outcome is unknown, and the budget has no room for another one";
+        self.next = Next::Fail(ImageError::passing(ErrorCode::BudgetExhausted, detail));
+        self.state = ImageState::Failed;
+    }
+
+    /// Whether the attempt's reserve is free again, or spent; otherwise it goes on to the next try.
+    pub(super) fn ends_reserve(&self) -> bool {
+        !matches!(self.next, Next::Wait(_) | Next::Again(_))
+    }
+
+    pub(super) fn budget_move(&self) -> BudgetMove {
+        let released = if self.ends_reserve() { self.reserved.micros() } else { 0 };
+        BudgetMove { released, ..self.paid.spent(self.reserved) }
+    }
+
+    pub(super) fn written(&self) -> Settled {
+        let overrun = self.paid.spent(self.reserved).overrun > 0;
+        Settled::Written { state: self.state, overrun, unknown: self.paid.is_unknown() }
+    }
+}
+
+/// The money that a group of ends moves.
+#[derive(Default)]
+pub(super) struct Moves {
+    pub(super) everyone: BudgetMove,
+    pub(super) users: BTreeMap<String, BudgetMove>,
+}
+
+impl Moves {
+    pub(super) fn add(&mut self, owner: &UserId, change: BudgetMove) {
+        self.everyone.add(change);
+        self.users.entry(user_scope(owner)).or_default().add(change);
+    }
+}

@@ -13,7 +13,7 @@ use crate::assets::AssetStore;
 use crate::assets::local::LocalAssets;
 use crate::assets::picture::Thumbnailer;
 use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
-use crate::config::{Config, ConfigError, ConfigErrors, ReferencesConfig};
+use crate::config::{Config, ConfigError, ConfigErrors, ProviderKind, ReferencesConfig};
 use crate::domain::ids::WorkerId;
 use crate::domain::prices::PriceTable;
 use crate::domain::spec::RunMode;
@@ -24,7 +24,7 @@ use crate::ledger::local::LocalLedger;
 use crate::lifecycle::{Lifecycle, stop_signals};
 use crate::net::address::Allowlist;
 use crate::net::lookup::SystemLookup;
-use crate::provider::synthetic::Synthetic;
+use crate::provider::synthetic::{OWN_MODEL, Synthetic};
 use crate::references::web::{ReferenceLimits, WebReferences};
 use crate::service::MoneyRules;
 use crate::service::batches::Batches;
@@ -273,7 +273,8 @@ fn money_rules(config: &Config) -> MoneyRules {
     } else {
         Limits::default()
     };
-    MoneyRules { limits, live: config.run_mode == RunMode::Live, prompts: config.ledger.prompts }
+    let own_model = (config.provider.kind == ProviderKind::Synthetic).then_some(OWN_MODEL);
+    MoneyRules { limits, live: config.run_mode == RunMode::Live, prompts: config.ledger.prompts, own_model }
 }
 
 fn references(config: &ReferencesConfig) -> anyhow::Result<WebReferences> {

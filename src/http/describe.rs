@@ -130,7 +130,8 @@ mod tests {
         match value {
             Value::Object(members) => {
                 if let Some(Value::Array(values)) = members.get("enum") {
-                    let mut texts: Vec<String> = values.iter().map(|value| value.as_str().unwrap().to_owned()).collect();
+                    let mut texts: Vec<String> =
+                        values.iter().map(|value| value.as_str().unwrap().to_owned()).collect();
                     texts.sort();
                     found.insert(texts);
                 }

@@ -25,12 +25,14 @@ fn files(folder: &Path, ending: &str) -> usize {
 #[tokio::test]
 async fn the_demo_makes_every_picture_and_its_books_agree_also_the_second_time() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = Settings::new(folder.path());
+    // As where `.env.example` is read in.
+    let settings = Settings::new(folder.path()).with("BUDGET_LEDGER_ENABLED", "false");
     for run_number in 1..=2 {
         let output = run(&settings, &["demo", "--exit"]).await;
         let said = text(&output.stdout);
         assert_eq!(output.status.code(), Some(0), "{said}{}", text(&output.stderr));
         assert!(said.contains("18 made") && said.contains("not-allowed"), "{said}");
+        assert!(said.contains(&format!("Try next: {} demo", env!("CARGO_BIN_EXE_orchestrator"))), "{said}");
         let batches: Vec<_> = std::fs::read_dir(folder.path().join("images")).unwrap().map(Result::unwrap).collect();
         assert_eq!(batches.len(), run_number);
         assert!(batches.iter().all(|batch| files(&batch.path(), "png") == 18));

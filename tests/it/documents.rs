@@ -49,3 +49,16 @@ fn the_readme_lists_every_marker_of_the_synthetic_provider() {
         assert!(readme.contains(&format!("| `{marker}` | {what} |")), "{marker}");
     }
 }
+
+#[test]
+fn the_commands_that_are_shown_work_after_a_checkout() {
+    for document in ["README.md", ".env.example"] {
+        let text = read(document).replace("\\\n", " ").replace("|\n", "| ");
+        for line in text.lines() {
+            let bare = line.split(['`', ';', '$', '#']).any(|part| part.trim_start().starts_with("orchestrator "));
+            assert!(!bare, "{document}: nothing put orchestrator on the PATH: {line}");
+            let posts = line.contains("curl") && line.contains(" -d ");
+            assert!(!posts || line.contains("Content-Type: application/json"), "{document}: {line}");
+        }
+    }
+}

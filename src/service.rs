@@ -5,6 +5,7 @@ mod cancel;
 pub mod claims;
 pub mod execute;
 pub mod feed;
+mod finish;
 pub mod gate;
 pub mod health;
 pub mod ledger;

@@ -258,10 +258,22 @@ impl Problem {
         self.code
     }
 
-    /// Nothing is there.
+    /// No route leads here.
     #[must_use]
-    pub fn not_found() -> Self {
-        Self::new(Code::NotFound, "there is nothing at this address")
+    pub fn no_route() -> Self {
+        Self::new(Code::NotFound, "there is no such route; /openapi.json lists all there are")
+    }
+
+    /// The batch is not there.
+    #[must_use]
+    pub fn no_batch() -> Self {
+        Self::new(Code::NotFound, "there is no such batch, or it is another user's; GET /images lists yours")
+    }
+
+    /// The batch is there, and has no such picture.
+    #[must_use]
+    pub fn no_picture() -> Self {
+        Self::new(Code::NotFound, "the batch has no such picture: no row of this sceneId, or no variant of this number")
     }
 
     /// A fault of ours; the caller logs its cause.
@@ -274,7 +286,7 @@ impl Problem {
     #[must_use]
     pub fn of_status(status: StatusCode) -> Self {
         let bare = match status {
-            StatusCode::NOT_FOUND => Self::not_found(),
+            StatusCode::NOT_FOUND => Self::no_route(),
             StatusCode::METHOD_NOT_ALLOWED => {
                 Self::new(Code::MethodNotAllowed, "this address does not take this method; Allow lists those it takes")
             }
@@ -330,7 +342,16 @@ impl IntoResponse for Problem {
 impl From<ServiceError> for Problem {
     fn from(error: ServiceError) -> Self {
         match error {
-            ServiceError::NotFound => Self::not_found(),
+            ServiceError::NotFound => Self::no_batch(),
+            ServiceError::NoPicture => Self::no_picture(),
+            ServiceError::NoThumbnail => Self::new(Code::NotFound, "this picture has no thumbnail"),
+            ServiceError::NotMade(Some(error)) => {
+                let detail = format!("this picture was not made: {}: {}", error.code.as_str(), error.detail);
+                Self::new(Code::NotFound, detail)
+            }
+            ServiceError::NotMade(None) => {
+                Self::new(Code::NotFound, "this picture was not made: it was cancelled before")
+            }
             ServiceError::NotReady => {
                 Self::new(Code::NotReady, "this picture is not made yet; the batch says how far it has come")
             }

@@ -107,7 +107,7 @@ impl Executor {
             None => Outcome::Unknown,
         };
         let (image, attempt, adopted) = (job.claim.image, job.claim.attempt, outcome != Outcome::Unknown);
-        tracing::warn!(?image, %attempt, adopted, "settling a call of a dead worker");
+        tracing::warn!(%image, %attempt, adopted, "settling a call of a dead worker");
         Some(outcome.into())
     }
 
@@ -157,14 +157,14 @@ impl Executor {
 
     async fn fetch_references(&self, job: &Job, signals: &Signals) -> Option<Result<Vec<ReferenceImage>, ImageError>> {
         let mut images = Vec::with_capacity(job.references.len());
-        for reference in &job.references {
+        for (number, reference) in (1..).zip(&job.references) {
             let fetched = tokio::select! {
                 fetched = self.references.fetch(reference) => fetched,
                 () = signals.draining.cancelled() => return None,
             };
             match fetched {
                 Ok(image) => images.push(image),
-                Err(error) => return Some(Err(error.to_image_error())),
+                Err(error) => return Some(Err(error.to_image_error(number))),
             }
         }
         Some(Ok(images))
@@ -217,7 +217,7 @@ impl Executor {
             Ok(false) => None,
             Err(error) => {
                 // It may have been recorded all the same. Nothing was sent, so the attempt is put back either way.
-                tracing::warn!(image = ?job.claim.image, error = %describe(&error), "cannot record a call's start");
+                tracing::warn!(image = %job.claim.image, error = %describe(&error), "cannot record a call's start");
                 Some(Some(Outcome::Postponed(RETRY_PAUSE)))
             }
         }
@@ -231,7 +231,7 @@ impl Executor {
         };
         match answer {
             Err(_) => {
-                tracing::warn!(image = ?job.claim.image, "no answer within the deadline");
+                tracing::warn!(image = %job.claim.image, "no answer within the deadline");
                 Outcome::Unknown.into()
             }
             Ok(Err(error)) => self.failed(job, error).into(),
@@ -240,7 +240,7 @@ impl Executor {
     }
 
     fn failed(&self, job: &Job, error: ProviderError) -> Outcome {
-        tracing::info!(image = ?job.claim.image, %error, "call failed");
+        tracing::info!(image = %job.claim.image, %error, "call failed");
         match error {
             ProviderError::Throttled { retry_after } => {
                 self.gate.close_for(retry_after);
@@ -322,7 +322,7 @@ impl Executor {
         let decided = decide(job.claim, ended.outcome, job.history, self.clock.now(), jitter);
         let settlement = Settlement { request_id: ended.request_id, ..decided };
         while let Err(error) = self.settler.settle(job, &settlement).await {
-            tracing::error!(image = ?job.claim.image, error = %describe(&error), "cannot settle a call");
+            tracing::error!(image = %job.claim.image, error = %describe(&error), "cannot settle a call");
             if pause(RETRY_PAUSE, &signals.aborting).await.is_none() {
                 return;
             }

@@ -4,16 +4,18 @@
 //! gets its own answer, and keeps asking until its end is written: what was paid is not forgotten
 //! while the process lives.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
 use super::MoneyRules;
+use super::finish::{LastFinish, log_if_finished};
 use crate::clock::{Clock, IdSource};
-use crate::domain::ids::{AttemptId, ChargeId};
+use crate::domain::ids::{AttemptId, BatchId, ChargeId};
 use crate::domain::outcome::Settlement;
 use crate::domain::state::ImageState;
+use crate::domain::time::Timestamp;
 use crate::store::{Job, SettleRequest, Settled, Store, StoreError};
 use crate::telemetry::Counters;
 
@@ -29,6 +31,7 @@ pub struct Settler {
     rules: MoneyRules,
     waiting: Mutex<VecDeque<Waiting>>,
     turn: tokio::sync::Mutex<()>,
+    finish: LastFinish,
 }
 
 /// An end that waits to be written.
@@ -66,7 +69,8 @@ impl Settler {
         counters: Arc<Counters>,
         rules: MoneyRules,
     ) -> Self {
-        Self { store, clock, ids, counters, rules, waiting: Mutex::default(), turn: tokio::sync::Mutex::default() }
+        let (waiting, turn, finish) = (Mutex::default(), tokio::sync::Mutex::default(), LastFinish::default());
+        Self { store, clock, ids, counters, rules, waiting, turn, finish }
     }
 
     /// Writes one end, together with all that are ready.
@@ -85,12 +89,15 @@ impl Settler {
             });
             let settled = loop {
                 let turn = self.turn.lock().await;
-                match answered.try_recv() {
+                let touched = match answered.try_recv() {
                     Ok(settled) => break Some(settled?),
                     Err(oneshot::error::TryRecvError::Empty) => self.write_group().await,
                     Err(oneshot::error::TryRecvError::Closed) => break None,
-                }
+                };
                 drop(turn);
+                for (batch, at) in touched {
+                    log_if_finished(&self.store, batch, at, &self.finish).await;
+                }
             };
             // Whoever wrote for this one was stopped before it could say what came of it: ask again.
             if let Some(settled) = settled {
@@ -102,36 +109,47 @@ impl Settler {
     }
 
     /// Writes what waits, at most [`GROUP`] ends; if the group cannot be written, each on its own.
-    async fn write_group(&self) {
+    /// Returns the batches in which a picture ended, and when that was written.
+    async fn write_group(&self) -> BTreeSet<(BatchId, Timestamp)> {
         let group: Vec<Waiting> = {
             let mut waiting = self.lock();
             let size = waiting.len().min(GROUP);
             waiting.drain(..size).collect()
         };
+        let mut touched = BTreeSet::new();
+        let mut answer = |end: Waiting, settled: Result<Settled, StoreError>, at| {
+            if matches!(settled, Ok(Settled::Written { state, .. }) if state.is_final()) {
+                touched.insert((end.job.claim.image.batch, at));
+            }
+            end.answer(settled);
+        };
         let requests: Vec<SettleRequest<'_>> = group.iter().map(Waiting::request).collect();
-        match self.write(&requests).await {
-            Ok(settled) => group.into_iter().zip(settled).for_each(|(end, settled)| end.answer(Ok(settled))),
+        let at = self.clock.now();
+        match self.write(&requests, at).await {
+            Ok(settled) => group.into_iter().zip(settled).for_each(|(end, settled)| answer(end, Ok(settled), at)),
             Err(error) if group.len() == 1 => {
                 if let Some(end) = group.into_iter().next() {
-                    end.answer(Err(error));
+                    answer(end, Err(error), at);
                 }
             }
             Err(_) => {
                 for end in group {
-                    let settled = self.write(&[end.request()]).await;
-                    end.answer(settled.map(|settled| settled.first().copied().unwrap_or(Settled::ClaimLost)));
+                    let at = self.clock.now();
+                    let settled = self.write(&[end.request()], at).await;
+                    answer(end, settled.map(|settled| settled.first().copied().unwrap_or(Settled::ClaimLost)), at);
                 }
             }
         }
+        touched
     }
 
-    async fn write(&self, requests: &[SettleRequest<'_>]) -> Result<Vec<Settled>, StoreError> {
-        self.store.settle(requests, &self.rules.limits, self.rules.prompts, self.clock.now()).await
+    async fn write(&self, requests: &[SettleRequest<'_>], at: Timestamp) -> Result<Vec<Settled>, StoreError> {
+        self.store.settle(requests, &self.rules.limits, self.rules.prompts, at).await
     }
 
     fn count(&self, job: &Job, settled: Settled) {
         let Settled::Written { state, overrun, unknown } = settled else {
-            tracing::warn!(image = ?job.claim.image, "claim lost: another worker settled this picture");
+            tracing::warn!(image = %job.claim.image, "claim lost: another worker settled this picture");
             return;
         };
         match state {

@@ -16,6 +16,7 @@ mod contract;
 mod documents;
 mod engines;
 mod links;
+mod log;
 mod pictures;
 mod process;
 mod promises;

@@ -53,7 +53,7 @@ pub fn routes() -> (Router<AppState>, OpenApi) {
     (router, description)
 }
 
-/// This description.
+/// Describes every route and body (OpenAPI 3.1).
 #[utoipa::path(get, path = "/openapi.json", tag = "service", responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
 async fn openapi(Extension(description): Extension<Arc<OpenApi>>) -> Json<Arc<OpenApi>> {
     Json(description)

@@ -25,11 +25,11 @@ const UNAVAILABLE_RETRY_SECONDS: u32 = 5;
 const IN_PROGRESS_RETRY_SECONDS: u32 = 1;
 
 macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident = $text:literal, $status:ident, $title:literal;)+) => {
+    ($($(#[doc = $doc:tt])+ $name:ident = $text:literal, $status:ident, $title:literal;)+) => {
         /// The stable name of a kind of error.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
         #[serde(rename_all = "snake_case")]
-        pub enum Code { $($(#[$doc])* $name,)+ }
+        pub enum Code { $($(#[doc = $doc])+ $name,)+ }
 
         impl Code {
             /// The name in the body.
@@ -56,6 +56,12 @@ macro_rules! codes {
                 match self { $(Self::$name => $title,)+ }
             }
 
+            /// When it is answered, in a sentence.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+).trim_ascii(),)+ }
+            }
+
             /// Every code.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
         }
@@ -69,7 +75,7 @@ codes! {
     Forbidden = "forbidden", FORBIDDEN, "Forbidden";
     /// A live batch while the service spends nothing.
     LiveDisabled = "live_disabled", FORBIDDEN, "Live batches are disabled";
-    /// Nothing is there, or it is another user's.
+    /// Nothing is there, it is another user's, or the picture will never be made.
     NotFound = "not_found", NOT_FOUND, "Not found";
     /// The picture is not made yet.
     NotReady = "not_ready", NOT_FOUND, "Not made yet";

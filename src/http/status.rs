@@ -55,7 +55,7 @@ pub async fn readyz(State(health): State<Arc<Health>>) -> Result<Json<ReadyView>
     if reasons.is_empty() { Ok(Json(ReadyView { ready: true, reasons })) } else { Err(Problem::unready(reasons)) }
 }
 
-/// The same; for platforms that answer paths ending in z themselves.
+/// Says whether the service can work; for platforms that answer paths ending in z themselves.
 #[utoipa::path(
     get, path = "/ready", tag = "service",
     responses(

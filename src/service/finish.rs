@@ -41,3 +41,16 @@ pub(super) async fn log_if_finished(store: &Store, batch: BatchId, at: Timestamp
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ulid::Ulid;
+
+    use super::*;
+
+    #[test]
+    fn a_finish_is_new_once_and_a_later_one_of_the_same_batch_again() {
+        let (last, batch) = (LastFinish::default(), BatchId::new(Ulid::from_parts(1, 1)));
+        assert_eq!([5, 5, 9].map(|event| last.is_new(batch, event)), [true, false, true]);
+    }
+}

@@ -23,12 +23,12 @@ async fn the_log_tells_a_run_from_its_start_to_its_end(database: std::sync::Arc<
     let service = settings.start().await;
     service.finished(&open).await;
     let mut ids = vec![open.clone()];
-    for rows in [1, 40] {
+    for rows in [1, 8] {
         let id = service.submit(&batch(rows, 2)).await;
         service.finished(&id).await;
         ids.push(id);
     }
-    let mixed = json!({"runMode": "live", "items": [{"sceneId": "a", "prompt": "a cup"}, {"sceneId": "b", "prompt": "[fail]"}]});
+    let mixed = json!({"runMode": "live", "items": [{"sceneId": "a", "prompt": "a cup"}, {"sceneId": "b", "prompt": "[refuse-unpaid]"}]});
     let id = service.submit(&mixed).await;
     let cost = service.finished(&id).await["actualCost"].to_string();
     ids.push(id.clone());

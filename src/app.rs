@@ -2,9 +2,12 @@
 //!
 //! The only place, beside the command line, that names adapters.
 
+mod advice;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
@@ -13,11 +16,12 @@ use crate::assets::AssetStore;
 use crate::assets::local::LocalAssets;
 use crate::assets::picture::Thumbnailer;
 use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
-use crate::config::{Config, ConfigError, ConfigErrors, ReferencesConfig};
-use crate::domain::ids::WorkerId;
+use crate::config::{Config, ConfigError, ConfigErrors, ProviderKind, ReferencesConfig};
+use crate::domain::ids::{UserId, WorkerId};
 use crate::domain::outcome::BACKOFF_BASE;
 use crate::domain::prices::PriceTable;
 use crate::domain::spec::RunMode;
+use crate::domain::state::BatchState;
 use crate::http::serve::Stop;
 use crate::http::upload::UploadBudget;
 use crate::http::{self, AppState, HttpLimits};
@@ -25,7 +29,7 @@ use crate::ledger::local::LocalLedger;
 use crate::lifecycle::{Lifecycle, stop_signals};
 use crate::net::address::Allowlist;
 use crate::net::lookup::SystemLookup;
-use crate::provider::synthetic::Synthetic;
+use crate::provider::synthetic::{OWN_MODEL, Synthetic};
 use crate::references::web::{ReferenceLimits, WebReferences};
 use crate::service::MoneyRules;
 use crate::service::admission::Admission;
@@ -40,9 +44,12 @@ use crate::service::links::{LinkRules, Links};
 use crate::service::memory::PictureMemory;
 use crate::service::notices::Notices;
 use crate::service::settle::Settler;
-use crate::store::{Limits, Store};
+use crate::store::{BatchFilter, Limits, Store};
 use crate::telemetry::Counters;
 use crate::worker::Worker;
+
+/// Most open batches of each state that are counted at the start; more say as many.
+const MOST_COUNTED: u32 = 1_000;
 
 /// The running service.
 pub struct App {
@@ -50,6 +57,10 @@ pub struct App {
     lifecycle: Lifecycle,
     store: Arc<Store>,
     exporter: Option<Arc<Exporter>>,
+    counters: Arc<Counters>,
+    clock: Arc<dyn Clock>,
+    /// When it started, by the monotonic clock.
+    since: Duration,
 }
 
 /// The parts that more than one use case stands on.
@@ -73,16 +84,17 @@ impl App {
     /// # Errors
     /// What could not be opened, and why. Nothing keeps running then.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(config.http.address())
-            .await
-            .with_context(|| format!("cannot listen on {}", config.http.address()))?;
-        let address = listener.local_addr()?;
+        // The data first: who starts the service twice is told what both would work on, not which port.
         let parts = Parts::open(config).await?;
+        let (listener, address) = parts.listen().await?;
+        parts.log_open_work().await;
         let exporter = parts.exporter().await?;
         parts.start_worker()?;
         parts.start_server(listener);
-        tracing::info!(%address, "listening");
-        Ok(Self { address, lifecycle: parts.lifecycle, store: parts.store, exporter })
+        parts.log_start(address);
+        let Parts { lifecycle, store, counters, clock, .. } = parts;
+        let since = clock.monotonic();
+        Ok(Self { address, lifecycle, store, exporter, counters, clock, since })
     }
 
     /// Where the service listens.
@@ -114,7 +126,22 @@ impl App {
             }
             self.store.close().await;
         };
-        Ok(self.lifecycle.run_until_stopped(signals, finish).await?)
+        let stopped = self.lifecycle.run_until_stopped(signals, finish).await;
+        self.log_stop(stopped.is_ok());
+        Ok(stopped?)
+    }
+
+    fn log_stop(&self, clean: bool) {
+        let counters = &self.counters;
+        tracing::info!(
+            clean,
+            seconds = self.clock.monotonic().saturating_sub(self.since).as_secs(),
+            requests = counters.requests.get(),
+            calls = counters.calls_started.get(),
+            made = counters.images_generated.get(),
+            failed = counters.images_failed.get(),
+            "stopped"
+        );
     }
 }
 
@@ -140,8 +167,7 @@ pub fn configure(variables: &HashMap<String, String>) -> Result<Config, ConfigEr
 /// # Errors
 /// What could not be opened or changed.
 pub async fn migrate(config: &Config) -> anyhow::Result<()> {
-    let store = Store::open(config.database.url.expose(), Arc::new(SystemClock::new())).await?;
-    store.close().await;
+    open_store(config, Arc::new(SystemClock::new())).await?.close().await;
     Ok(())
 }
 
@@ -150,13 +176,11 @@ impl Parts {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let counters = Arc::new(Counters::default());
         let folder = &config.data.dir;
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        let store =
-            Store::open(config.database.url.expose(), clock.clone()).await.context("cannot open the database")?;
-        let assets: Arc<dyn AssetStore> = Arc::new(
-            LocalAssets::open(folder.clone(), clock.clone())
-                .with_context(|| format!("cannot keep pictures in {}", folder.display()))?,
-        );
+        std::fs::create_dir_all(folder).with_context(|| advice::unusable_folder(folder))?;
+        let store = open_store(&config, clock.clone()).await?;
+        let assets =
+            LocalAssets::open(folder.clone(), clock.clone()).with_context(|| advice::unusable_folder(folder))?;
+        let assets: Arc<dyn AssetStore> = Arc::new(assets);
         let (ttl, min_left, refresh) = (config.urls.ttl, config.urls.min_left, config.features.url_refresh);
         let link_rules = LinkRules { ttl, min_left, refresh };
         let links = Arc::new(Links::new(assets.clone(), clock.clone(), counters.clone(), link_rules));
@@ -176,12 +200,58 @@ impl Parts {
         })
     }
 
+    async fn listen(&self) -> anyhow::Result<(TcpListener, SocketAddr)> {
+        let wanted = self.config.http.address();
+        let bound = TcpListener::bind(wanted).await;
+        let listener = bound.map_err(|error| {
+            let advice = advice::cannot_listen(wanted, &error);
+            anyhow::Error::new(error).context(advice)
+        })?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    }
+
+    /// Says what an earlier run left open, if anything. Only this version's one user can have something.
+    async fn log_open_work(&self) {
+        let (mut batches, mut pictures) = (0, 0);
+        for state in [BatchState::Queued, BatchState::Running] {
+            let filter = BatchFilter { state: Some(state), before: None, limit: MOST_COUNTED };
+            for batch in self.store.list_batches(&UserId::local(), &filter).await.unwrap_or_default() {
+                batches += 1;
+                pictures += batch.counts.queued + batch.counts.running;
+            }
+        }
+        if batches > 0 && self.rules.live {
+            tracing::info!(batches, pictures, "resuming what was accepted before");
+        } else if batches > 0 {
+            tracing::warn!(batches, pictures, "what was accepted before waits: RUN_MODE=dry_run starts no call");
+        }
+    }
+
+    /// Says what was started, with everything that decides what a batch does and what it may cost.
+    fn log_start(&self, address: SocketAddr) {
+        let config = &self.config;
+        let cap = if config.features.budget_guard { config.budget.daily.to_string() } else { "none".to_owned() };
+        tracing::info!(
+            %address,
+            provider = format!("{:?}", config.provider.kind).to_lowercase(),
+            model = config.provider.model,
+            run_mode = config.run_mode.as_str(),
+            daily_cap = cap,
+            data = %config.data.dir.display(),
+            database = format!("{:?}", config.database.engine).to_lowercase(),
+            ledger = config.features.budget_ledger,
+            "listening"
+        );
+    }
+
     /// The ledger's export, if it is switched on; a database that lost today's charges takes them in first.
     async fn exporter(&self) -> anyhow::Result<Option<Arc<Exporter>>> {
         if !self.config.features.budget_ledger {
             return Ok(None);
         }
-        let bucket = LocalLedger::open(self.config.data.dir.clone()).context("cannot open the ledger")?;
+        let bucket = LocalLedger::open(self.config.data.dir.clone())
+            .with_context(|| advice::unusable_folder(&self.config.data.dir))?;
         let exporter = Arc::new(Exporter::new(self.store.clone(), Arc::new(bucket), self.counters.clone()));
         exporter.import(self.clock.now().day()).await.context("cannot read today's ledger")?;
         let task = exporter.clone();
@@ -283,13 +353,21 @@ impl Parts {
     }
 }
 
+async fn open_store(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Store> {
+    Store::open(config.database.url.expose(), clock).await.map_err(|error| {
+        let advice = advice::unusable_database(config.database.engine, &error);
+        anyhow::Error::new(error).context(advice)
+    })
+}
+
 fn money_rules(config: &Config) -> MoneyRules {
     let limits = if config.features.budget_guard {
         Limits { everyone: Some(config.budget.daily), user: config.budget.user_daily }
     } else {
         Limits::default()
     };
-    MoneyRules { limits, live: config.run_mode == RunMode::Live, prompts: config.ledger.prompts }
+    let own_model = (config.provider.kind == ProviderKind::Synthetic).then_some(OWN_MODEL);
+    MoneyRules { limits, live: config.run_mode == RunMode::Live, prompts: config.ledger.prompts, own_model }
 }
 
 fn references(config: &ReferencesConfig) -> anyhow::Result<WebReferences> {

@@ -30,13 +30,6 @@ const EXIT_CONFIG: u8 = 64;
 const LAST_THREADS: Duration = Duration::from_millis(500);
 
 const TEACHING: &str = "\
-Examples:
-  orchestrator demo                        see everything work, free and offline
-  orchestrator demo --exit                 the same for a script: exit code 0 if all went well
-  PORT=8080 orchestrator                   serve on another port
-  DAILY_BUDGET_USD=5 orchestrator serve    never spend more than five dollars a day
-  curl -N localhost:9090/images/BATCH/events    follow a batch
-
 The most important environment variables (.env.example has them all):
   PORT, HOST             where to listen                 [9090, 127.0.0.1]
   DATA_DIR               pictures, ledger, database      [./data]
@@ -49,10 +42,24 @@ The most important environment variables (.env.example has them all):
 
 Exit codes: 0 all went well, 1 something failed, 2 wrong command line, 64 wrong configuration.";
 
+/// Commands to begin with; `{}` is how the program was called.
+const EXAMPLES: &[(&str, &str)] = &[
+    ("{} demo", "see everything work, free and offline"),
+    ("{} demo --exit", "the same for a script: exit code 0 if all went well"),
+    ("PORT=8080 {}", "serve on another port"),
+    ("DAILY_BUDGET_USD=5 {} serve", "never spend more than five dollars a day"),
+    ("curl -N localhost:9090/images/BATCH/events", "follow a batch"),
+];
+
 /// The end of `--help`: examples, variables, exit codes, and what the synthetic provider can be told.
 fn teaching() -> String {
+    let program = output::program();
+    let examples =
+        EXAMPLES.iter().map(|(command, what)| [format!("  {}", command.replace("{}", &program)), what.to_string()]);
+    let examples = output::table(&examples.map(Vec::from).collect::<Vec<_>>());
     let markers = MARKERS.iter().map(|(marker, what)| format!("  {marker:<16} {what}\n"));
-    format!("{TEACHING}\n\nMarkers in a prompt, for the synthetic provider:\n{}", markers.collect::<String>())
+    let markers = markers.collect::<String>();
+    format!("Examples:\n{examples}\n\n{TEACHING}\n\nMarkers in a prompt, for the synthetic provider:\n{markers}")
 }
 
 /// Makes pictures in batches with paid image models: bounded money, durable work, gapless progress.

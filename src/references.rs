@@ -13,24 +13,24 @@ use crate::domain::state::{ErrorCode, ImageError};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
     /// It points where this service does not go. Never says what a name resolved to.
-    #[error("the reference's address is not one this service connects to")]
+    #[error("its address is not one this service connects to")]
     Blocked,
     /// It has too many bytes or pixels.
-    #[error("the reference is too large: {0}")]
+    #[error("it is too large: {0}")]
     TooLarge(String),
     /// It could not be fetched in time; trying again may help.
-    #[error("the reference could not be fetched: {0}")]
+    #[error("it could not be fetched: {0}")]
     Unreachable(String),
     /// What came back is not a picture this service takes, or not the one that was promised.
-    #[error("the reference cannot be used: {0}")]
+    #[error("it cannot be used: {0}")]
     Unusable(String),
 }
 
 impl ReferenceError {
-    /// What the client is told.
+    /// What the client is told about the picture's reference `number`, counted from 1.
     #[must_use]
-    pub fn to_image_error(&self) -> ImageError {
-        let detail = self.to_string();
+    pub fn to_image_error(&self, number: u32) -> ImageError {
+        let detail = format!("reference {number}: {self}");
         match self {
             Self::Blocked => ImageError::lasting(ErrorCode::ReferenceBlocked, detail),
             Self::TooLarge(_) => ImageError::lasting(ErrorCode::ReferenceTooLarge, detail),

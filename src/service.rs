@@ -31,4 +31,7 @@ pub struct MoneyRules {
     pub live: bool,
     /// How much of a prompt the ledger holds.
     pub prompts: LedgerPrompts,
+    /// The only model that a provider which is free makes itself: it rehearses every other one. None
+    /// where pictures are paid.
+    pub own_model: Option<&'static str>,
 }

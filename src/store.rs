@@ -31,6 +31,7 @@ use std::sync::Arc;
 use sqlx::{AnyConnection, AnyPool};
 use tokio::sync::{Notify, broadcast, watch};
 
+pub use self::batch::FinishedBatch;
 pub use self::budget::{BudgetRow, EVERYONE, Limits, user_scope};
 pub use self::cancel::Cancelled;
 pub use self::events::EventRow;
@@ -38,7 +39,7 @@ pub use self::jobs::{CallSpec, Job};
 pub use self::ledger::PendingChunk;
 pub use self::read::{BatchFilter, BatchRow, ImageRow, ItemRow};
 pub use self::retry::{FailedImage, FreshAttempt, NewRetry, RetryOutcome};
-pub use self::settle::{SettleRequest, Settled};
+pub use self::settle::{SettleRequest, Settled, SettledGroup};
 pub use self::submit::{NewBatch, NewItem, SubmitOutcome};
 pub use self::work::Beats;
 

@@ -23,21 +23,18 @@ use crate::app::App;
 use crate::config::{Config, ConfigError, ConfigErrors};
 use crate::domain::spec::RunMode;
 
-/// The batch that is sent.
+/// The batch that is sent, live.
 const BATCH: &str = include_str!("../../examples/batch.json");
 /// What the prompt of a row holds that is to be refused by the provider.
 const REFUSED_MARKER: &str = "[refuse]";
-/// What the demo needs, or what makes it pleasant; the user's own settings come before.
-const DEFAULTS: [(&str, &str); 5] = [
-    ("PROVIDER", "synthetic"),
-    ("RUN_MODE", "live"),
-    ("BUDGET_LEDGER_ENABLED", "true"),
-    ("SYNTHETIC_LATENCY", "400ms"),
-    ("LOG_LEVEL", "warn"),
-];
+/// What makes the demo pleasant; the user's own settings come before.
+const DEFAULTS: [(&str, &str); 4] =
+    [("PROVIDER", "synthetic"), ("RUN_MODE", "live"), ("SYNTHETIC_LATENCY", "400ms"), ("LOG_LEVEL", "warn")];
 
-/// Adds the demo's defaults to the environment.
+/// Adds the demo's defaults to the environment, and turns the ledger on: it is off in `.env.example`,
+/// and what the demo shows is that the books agree.
 pub(super) fn defaults(mut variables: HashMap<String, String>) -> HashMap<String, String> {
+    variables.insert("BUDGET_LEDGER_ENABLED".to_owned(), "true".to_owned());
     for (name, value) in DEFAULTS {
         let is_unset = variables.get(name).is_none_or(|value| value.trim().is_empty());
         if is_unset && !(name == "LOG_LEVEL" && variables.contains_key("RUST_LOG")) {
@@ -49,11 +46,7 @@ pub(super) fn defaults(mut variables: HashMap<String, String>) -> HashMap<String
 
 /// Refuses a configuration in which the demo could not show what it is there to show.
 pub(super) fn check(config: Config) -> Result<Config, ConfigErrors> {
-    let needs = [
-        ("RUN_MODE", config.run_mode == RunMode::Live, "live"),
-        ("BUDGET_LEDGER_ENABLED", config.features.budget_ledger, "true"),
-        ("SSE_ENABLED", config.features.sse, "true"),
-    ];
+    let needs = [("RUN_MODE", config.run_mode == RunMode::Live, "live"), ("SSE_ENABLED", config.features.sse, "true")];
     let missing = needs.into_iter().filter(|(_, fits, _)| !fits);
     let errors: Vec<ConfigError> = missing
         .map(|(name, _, value)| ConfigError { name, problem: format!("the demo needs {value}; leave it unset") })
@@ -63,8 +56,11 @@ pub(super) fn check(config: Config) -> Result<Config, ConfigErrors> {
 
 /// Runs the demo, then serves until a stop signal; with `exit`, stops when the batch is checked.
 pub(super) async fn run(mut config: Config, variables: &HashMap<String, String>, exit: bool) -> anyhow::Result<()> {
-    choose_port(&mut config, variables.get("PORT").is_some_and(|port| !port.trim().is_empty())).await;
+    let taken = choose_port(&mut config, variables.get("PORT").is_some_and(|port| !port.trim().is_empty())).await;
     let app = App::start(config.clone()).await?;
+    if let Some(port) = taken {
+        say(&format!("Port {port} is taken, using a free one."));
+    }
     let client = Client::new(app.address())?;
     let lifecycle = app.lifecycle().clone();
     let tour = async {
@@ -81,19 +77,25 @@ pub(super) async fn run(mut config: Config, variables: &HashMap<String, String>,
     toured.and(served)
 }
 
-/// Takes any free port if the usual one is taken and the user did not ask for it by name.
-async fn choose_port(config: &mut Config, port_was_chosen: bool) {
-    let taken = TcpListener::bind(config.http.address()).await.err();
-    if !port_was_chosen && taken.is_some_and(|error| error.kind() == std::io::ErrorKind::AddrInUse) {
-        say(&format!("Port {} is taken, using a free one.", config.http.port));
-        config.http.port = 0;
-    }
+/// Takes any free port if the usual one is taken and the user did not ask for it by name; returns the one
+/// that is taken then.
+async fn choose_port(config: &mut Config, port_was_chosen: bool) -> Option<u16> {
+    let error = TcpListener::bind(config.http.address()).await.err()?;
+    let gives_way = !port_was_chosen && error.kind() == std::io::ErrorKind::AddrInUse;
+    gives_way.then(|| std::mem::take(&mut config.http.port))
+}
+
+/// The sample as it is sent: it is a dry run in the file, so that nobody who posts it spends by accident.
+fn sample() -> anyhow::Result<String> {
+    let mut batch: serde_json::Value = serde_json::from_str(BATCH)?;
+    batch["runMode"] = "live".into();
+    Ok(batch.to_string())
 }
 
 /// Sends the batch, follows it, checks what came of it, and says so.
 async fn tour(client: &Client, config: &Config, exit: bool) -> anyhow::Result<()> {
     say(&format!("The service listens on {}; its data is in {}.", client.base(), config.data.dir.display()));
-    let sent: Batch = client.post("/images", BATCH.to_owned()).await?;
+    let sent: Batch = client.post("/images", sample()?).await?;
     say(&format!(
         "Sent {} with {} rows, {} pictures; {} US dollars are reserved for it.\n",
         sent.id,

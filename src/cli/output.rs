@@ -14,6 +14,18 @@ pub(super) fn complain(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
+/// How this program was called, so that a command with it works where it is read.
+pub(super) fn program() -> String {
+    let called = std::env::args_os().next().map(|name| name.to_string_lossy().into_owned());
+    quoted(&called.filter(|name| !name.is_empty()).unwrap_or_else(|| "orchestrator".to_owned()))
+}
+
+/// A word as a shell reads it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+".contains(c);
+    if word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
 /// Lays out rows of cells in columns, the first row being the heading.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -29,6 +41,12 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_programs_path_can_be_copied_into_a_shell() {
+        assert_eq!(quoted("target/release/orchestrator"), "target/release/orchestrator");
+        assert_eq!(quoted("/my work's/orchestrator"), r"'/my work'\''s/orchestrator'");
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

@@ -299,10 +299,19 @@ impl LoggingConfig {
             let read = from.optional(
                 name,
                 "a level such as info, or levels by target such as warn,orchestrator=debug",
-                |text| tracing_subscriber::EnvFilter::try_new(text).ok().map(|_| text.to_owned()),
+                |text| is_log_filter(text).then(|| text.to_owned()),
             );
             filter = filter.or(read);
         }
         Self { format: format.unwrap_or(LogFormat::ByTerminal), filter: filter.unwrap_or_else(|| "info".to_owned()) }
     }
+}
+
+/// Whether `text` is a filter, and each bare word in it a level: the library takes `loud` for the name of
+/// a target, and would silence everything else.
+fn is_log_filter(text: &str) -> bool {
+    let is_said = |directive: &str| {
+        directive.contains(['=', '[']) || directive.trim().parse::<tracing_subscriber::filter::LevelFilter>().is_ok()
+    };
+    text.split(',').all(is_said) && tracing_subscriber::EnvFilter::try_new(text).is_ok()
 }

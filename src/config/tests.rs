@@ -182,3 +182,14 @@ fn a_price_file_replaces_the_table_and_its_faults_are_reported() {
     assert_eq!(refused(&[("PRICES_FILE", path)]), ["IMAGE_MODEL"]);
     assert_eq!(parse(&[("PRICES_FILE", path), ("IMAGE_MODEL", "mine")]).unwrap().provider.model, "mine");
 }
+
+#[test]
+fn a_word_that_is_no_level_is_refused_instead_of_silencing_the_log() {
+    for filter in ["info", "WARN", "off", "warn,orchestrator=debug", "orchestrator[request]=trace,info"] {
+        assert_eq!(parse(&[("LOG_LEVEL", filter)]).unwrap().logging.filter, filter);
+    }
+    for filter in ["loud", "info,orchestrator", "orchestrator=loud"] {
+        assert_eq!(refused(&[("LOG_LEVEL", filter)]), ["LOG_LEVEL"], "{filter}");
+        assert_eq!(refused(&[("RUST_LOG", filter)]), ["RUST_LOG"], "{filter}");
+    }
+}

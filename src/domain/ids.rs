@@ -108,6 +108,13 @@ impl ImageKey {
     }
 }
 
+impl fmt::Display for ImageKey {
+    /// For a log: `bat_…/3-1` is the first variant of the third row.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}-{}", self.batch, self.ordinal, self.variant)
+    }
+}
+
 /// The user that a batch belongs to: the name of a key, or `local` while no key exists.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
@@ -144,5 +151,11 @@ mod tests {
         assert!(id.to_string().parse::<AttemptId>().is_err());
         assert!(id.to_string().to_lowercase().parse::<BatchId>().is_err());
         assert!("bat_".parse::<BatchId>().is_err());
+    }
+
+    #[test]
+    fn a_picture_is_named_by_batch_row_and_variant() {
+        let batch = BatchId::new(Ulid::from_parts(1_795_512_370_739, 0xface));
+        assert_eq!(ImageKey { batch, ordinal: 3, variant: 1 }.to_string(), format!("{batch}/3-1"));
     }
 }

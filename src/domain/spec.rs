@@ -22,6 +22,17 @@ pub enum RunMode {
     Live,
 }
 
+impl RunMode {
+    /// The text form.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::DryRun => "dry_run",
+            Self::Live => "live",
+        }
+    }
+}
+
 impl FromStr for RunMode {
     type Err = ();
 

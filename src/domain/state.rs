@@ -13,23 +13,30 @@ pub struct StateError {
     text: String,
 }
 
+// The texts are token trees: the derives of a literal fragment would see a group and miss the name in it.
 macro_rules! text_enum {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[doc = $variant_doc:tt])+ $variant:ident = $text:tt,)+ }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
         pub enum $name {
-            $($(#[$variant_doc])* #[serde(rename = $text)] $variant,)+
+            $($(#[doc = $variant_doc])+ #[serde(rename = $text)] $variant,)+
         }
 
         impl $name {
-            /// Every value.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
-
             /// The text form, in JSON and in the database.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ }
             }
+
+            /// What it means, in a sentence.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($variant_doc),+).trim_ascii(),)+ }
+            }
+
+            /// Every value, in the order in which they are declared.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
         }
 
         impl FromStr for $name {

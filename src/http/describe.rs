@@ -54,7 +54,7 @@ pub fn routes() -> (Router<AppState>, OpenApi) {
     (router, description)
 }
 
-/// This description.
+/// Describes every route and body (OpenAPI 3.1).
 #[utoipa::path(get, path = "/openapi.json", tag = "service", responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
 async fn openapi(Extension(description): Extension<Arc<OpenApi>>) -> Json<Arc<OpenApi>> {
     Json(description)
@@ -62,10 +62,15 @@ async fn openapi(Extension(description): Extension<Arc<OpenApi>>) -> Json<Arc<Op
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use serde_json::Value;
 
     use super::*;
+    use crate::domain::spec::{ReferenceMode, RunMode};
+    use crate::domain::state::{BatchState, Billing, ErrorCode};
     use crate::http::body;
+    use crate::http::problem::Code;
 
     fn description() -> Value {
         serde_json::to_value(routes().1).unwrap()
@@ -123,6 +128,46 @@ mod tests {
             described.sort_unstable();
             assert_eq!(described, read, "{schema}");
         }
+    }
+
+    /// Every list of values in the description, as a set.
+    fn enums(value: &Value, found: &mut BTreeSet<Vec<String>>) {
+        match value {
+            Value::Object(members) => {
+                if let Some(Value::Array(values)) = members.get("enum") {
+                    let mut texts: Vec<String> =
+                        values.iter().map(|value| value.as_str().unwrap().to_owned()).collect();
+                    texts.sort();
+                    found.insert(texts);
+                }
+                members.values().for_each(|value| enums(value, found));
+            }
+            Value::Array(values) => values.iter().for_each(|value| enums(value, found)),
+            _ => {}
+        }
+    }
+
+    /// What is really written.
+    fn written<T: serde::Serialize>(values: &[T]) -> Vec<String> {
+        let mut texts: Vec<String> =
+            values.iter().map(|value| serde_json::to_value(value).unwrap().as_str().unwrap().to_owned()).collect();
+        texts.sort();
+        texts
+    }
+
+    #[test]
+    fn the_described_values_are_those_that_are_written_and_read() {
+        let mut described = BTreeSet::new();
+        enums(&description(), &mut described);
+        let expected = BTreeSet::from([
+            written(BatchState::ALL),
+            written(Billing::ALL),
+            written(ErrorCode::ALL),
+            written(Code::ALL),
+            written(&[RunMode::DryRun, RunMode::Live]),
+            written(&[ReferenceMode::StyleOnly, ReferenceMode::StyleAndComposition]),
+        ]);
+        assert_eq!(described, expected);
     }
 
     #[test]

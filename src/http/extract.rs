@@ -99,7 +99,7 @@ impl Parameters {
 /// # Errors
 /// `not_found`.
 pub fn batch_id(text: &str) -> Result<BatchId, Problem> {
-    text.parse().map_err(|_| Problem::not_found())
+    text.parse().map_err(|_| Problem::no_batch())
 }
 
 /// The picture of a batch that a path names.
@@ -109,7 +109,7 @@ pub fn batch_id(text: &str) -> Result<BatchId, Problem> {
 pub fn picture(scene: &str, variant: &str) -> Result<(SceneId, u32), Problem> {
     match (scene.parse(), variant.parse()) {
         (Ok(scene), Ok(variant)) => Ok((scene, variant)),
-        _ => Err(Problem::not_found()),
+        _ => Err(Problem::no_picture()),
     }
 }
 

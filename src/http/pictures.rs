@@ -31,7 +31,7 @@ use crate::service::batches::Batches;
     ),
     responses(
         (status = 302, description = "To a fresh link; may be cached as long as the link lives on for a while", headers(("Location" = String))),
-        (status = 404, description = "`not_found`, or `not_ready` before the picture is made", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`not_ready` before the picture is made; `not_found` if it never will be, with the reason, or if there is none", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -53,7 +53,7 @@ pub async fn picture(
     ),
     responses(
         (status = 302, description = "To a fresh link; may be cached as long as the link lives on for a while", headers(("Location" = String))),
-        (status = 404, description = "`not_found`, or `not_ready` before the picture is made", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`not_ready` before the picture is made; `not_found` if it never will be, with the reason, or if there is none", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
     ),
 )]

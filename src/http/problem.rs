@@ -25,11 +25,11 @@ const UNAVAILABLE_RETRY_SECONDS: u32 = 5;
 const IN_PROGRESS_RETRY_SECONDS: u32 = 1;
 
 macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident = $text:literal, $status:ident, $title:literal;)+) => {
+    ($($(#[doc = $doc:tt])+ $name:ident = $text:literal, $status:ident, $title:literal;)+) => {
         /// The stable name of a kind of error.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
         #[serde(rename_all = "snake_case")]
-        pub enum Code { $($(#[$doc])* $name,)+ }
+        pub enum Code { $($(#[doc = $doc])+ $name,)+ }
 
         impl Code {
             /// The name in the body.
@@ -56,6 +56,12 @@ macro_rules! codes {
                 match self { $(Self::$name => $title,)+ }
             }
 
+            /// When it is answered, in a sentence.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+).trim_ascii(),)+ }
+            }
+
             /// Every code.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
         }
@@ -69,7 +75,7 @@ codes! {
     Forbidden = "forbidden", FORBIDDEN, "Forbidden";
     /// A live batch while the service spends nothing.
     LiveDisabled = "live_disabled", FORBIDDEN, "Live batches are disabled";
-    /// Nothing is there, or it is another user's.
+    /// Nothing is there, it is another user's, or the picture will never be made.
     NotFound = "not_found", NOT_FOUND, "Not found";
     /// The picture is not made yet.
     NotReady = "not_ready", NOT_FOUND, "Not made yet";
@@ -260,10 +266,22 @@ impl Problem {
         self.code
     }
 
-    /// Nothing is there.
+    /// No route leads here.
     #[must_use]
-    pub fn not_found() -> Self {
-        Self::new(Code::NotFound, "there is nothing at this address")
+    pub fn no_route() -> Self {
+        Self::new(Code::NotFound, "there is no such route; /openapi.json lists all there are")
+    }
+
+    /// The batch is not there.
+    #[must_use]
+    pub fn no_batch() -> Self {
+        Self::new(Code::NotFound, "there is no such batch, or it is another user's; GET /images lists yours")
+    }
+
+    /// The batch is there, and has no such picture.
+    #[must_use]
+    pub fn no_picture() -> Self {
+        Self::new(Code::NotFound, "the batch has no such picture: no row of this sceneId, or no variant of this number")
     }
 
     /// A fault of ours; the caller logs its cause.
@@ -276,7 +294,7 @@ impl Problem {
     #[must_use]
     pub fn of_status(status: StatusCode) -> Self {
         let bare = match status {
-            StatusCode::NOT_FOUND => Self::not_found(),
+            StatusCode::NOT_FOUND => Self::no_route(),
             StatusCode::METHOD_NOT_ALLOWED => {
                 Self::new(Code::MethodNotAllowed, "this address does not take this method; Allow lists those it takes")
             }
@@ -332,7 +350,16 @@ impl IntoResponse for Problem {
 impl From<ServiceError> for Problem {
     fn from(error: ServiceError) -> Self {
         match error {
-            ServiceError::NotFound => Self::not_found(),
+            ServiceError::NotFound => Self::no_batch(),
+            ServiceError::NoPicture => Self::no_picture(),
+            ServiceError::NoThumbnail => Self::new(Code::NotFound, "this picture has no thumbnail"),
+            ServiceError::NotMade(Some(error)) => {
+                let detail = format!("this picture was not made: {}: {}", error.code.as_str(), error.detail);
+                Self::new(Code::NotFound, detail)
+            }
+            ServiceError::NotMade(None) => {
+                Self::new(Code::NotFound, "this picture was not made: it was cancelled before")
+            }
             ServiceError::NotReady => {
                 Self::new(Code::NotReady, "this picture is not made yet; the batch says how far it has come")
             }

@@ -16,8 +16,9 @@ use crate::service::batches::Idempotency;
 /// Most bytes of a body that names codes.
 const MAX_BYTES: usize = 16 << 10;
 
-/// Tries failed pictures again with a fresh reservation: without a body those that may pass the next
-/// time, with `codes` those that failed so.
+/// Tries failed pictures again with a fresh reservation.
+///
+/// Without a body those that may pass the next time, with `codes` those that failed so.
 #[utoipa::path(
     post, path = "/images/{batchId}/retry", tag = "batches",
     request_body(content = Option<RetryBody>, content_type = "application/json"),

@@ -60,7 +60,7 @@ pub async fn readyz(State(health): State<Arc<Health>>) -> Result<Json<ReadyView>
     Ok(Json(ReadyView { ready: true, reasons, provider: health.provider_trouble() }))
 }
 
-/// The same; for platforms that answer paths ending in z themselves.
+/// Says whether the service can work; for platforms that answer paths ending in z themselves.
 #[utoipa::path(
     get, path = "/ready", tag = "service",
     responses(

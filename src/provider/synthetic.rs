@@ -22,7 +22,7 @@ use crate::domain::prices::{PriceTable, Usage};
 use crate::domain::state::{ErrorCode, ImageError};
 
 /// The model that is ours: nothing goes into it.
-const OWN_MODEL: &str = "synthetic";
+pub const OWN_MODEL: &str = "synthetic";
 /// Pictures drawn at once: drawing takes a whole core.
 const DRAWN_AT_ONCE: usize = 2;
 /// Tokens that a reference counts as, in the usage of a rehearsed model.

@@ -12,15 +12,25 @@ use crate::clock::{Clock, IdSource};
 use crate::domain::ids::BatchId;
 use crate::domain::money::{MicroUsd, MoneyError};
 use crate::domain::prices::{PriceError, PriceTable};
+use crate::domain::state::ImageError;
 use crate::domain::time::Timestamp;
 use crate::store::{Store, StoreError};
 
 /// Why a request cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// There is no such thing, or it is another user's.
-    #[error("not found")]
+    /// There is no such batch, or it is another user's.
+    #[error("no such batch")]
     NotFound,
+    /// The batch has no such picture.
+    #[error("no such picture")]
+    NoPicture,
+    /// The picture has no thumbnail.
+    #[error("no thumbnail")]
+    NoThumbnail,
+    /// The picture will not be made, for this reason; none if it was cancelled.
+    #[error("the picture was not made")]
+    NotMade(Option<ImageError>),
     /// The picture exists as a row and is not made yet.
     #[error("the picture is not made yet")]
     NotReady,

@@ -1,6 +1,7 @@
 //! Cancelling a batch.
 
 use super::batches::{Batches, ServiceError};
+use super::settle::log_finished;
 use crate::domain::ids::{BatchId, UserId};
 use crate::store::Cancelled;
 
@@ -13,8 +14,9 @@ impl Batches {
         match self.store.cancel(batch, caller, self.clock.now()).await? {
             Cancelled::NotFound => Err(ServiceError::NotFound),
             Cancelled::AlreadyOver => Ok(()),
-            Cancelled::Stopped(pictures) => {
+            Cancelled::Stopped { pictures, finished } => {
                 tracing::info!(%batch, pictures, "batch cancelled");
+                finished.iter().for_each(log_finished);
                 Ok(())
             }
         }

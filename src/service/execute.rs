@@ -101,7 +101,7 @@ impl Executor {
             None => Outcome::Unknown,
         };
         let (image, attempt, adopted) = (job.claim.image, job.claim.attempt, outcome != Outcome::Unknown);
-        tracing::warn!(?image, %attempt, adopted, "settling a call of a dead worker");
+        tracing::warn!(%image, %attempt, adopted, "settling a call of a dead worker");
         Some(outcome.into())
     }
 
@@ -166,14 +166,14 @@ impl Executor {
         signals: &Signals,
     ) -> Option<Result<Vec<ReferenceImage>, ImageError>> {
         let mut images = Vec::with_capacity(references.len());
-        for reference in references {
+        for (number, reference) in (1..).zip(references) {
             let fetched = tokio::select! {
                 fetched = self.references.fetch(reference) => fetched,
                 () = signals.draining.cancelled() => return None,
             };
             match fetched {
                 Ok(image) => images.push(image),
-                Err(error) => return Some(Err(error.to_image_error())),
+                Err(error) => return Some(Err(error.to_image_error(number))),
             }
         }
         Some(Ok(images))
@@ -206,7 +206,7 @@ impl Executor {
             }
             Ok(false) => None,
             Err(error) => {
-                tracing::warn!(image = ?job.claim.image, error = %describe(&error), "cannot record a call's start");
+                tracing::warn!(image = %job.claim.image, error = %describe(&error), "cannot record a call's start");
                 Some(Started::InDoubt)
             }
         }
@@ -223,7 +223,7 @@ impl Executor {
         match answer {
             Ok(answer) => self.answered(job, answer, signals).await,
             Err(error) => {
-                tracing::info!(image = ?job.claim.image, %error, "call failed");
+                tracing::info!(image = %job.claim.image, %error, "call failed");
                 if matches!(error, ProviderError::Throttled { .. }) {
                     self.counters.calls_throttled.increment();
                 }
@@ -299,7 +299,7 @@ impl Executor {
         let decided = decide(job.claim, ended.outcome, job.history, now, self.backoff_step, jitter);
         let settlement = Settlement { request_id: ended.request_id, ..decided };
         while let Err(error) = self.settler.settle(job, &settlement).await {
-            tracing::error!(image = ?job.claim.image, error = %describe(&error), "cannot settle a call");
+            tracing::error!(image = %job.claim.image, error = %describe(&error), "cannot settle a call");
             if matches!(error, StoreError::Corrupt(_)) {
                 // Trying again cannot mend it, and must not keep others from their turn.
                 return;

@@ -81,7 +81,8 @@ impl Batches {
     /// A fresh link to one picture, or to its thumbnail.
     ///
     /// # Errors
-    /// [`ServiceError::NotFound`], [`ServiceError::NotReady`] before the picture is made, or
+    /// [`ServiceError::NotFound`], [`ServiceError::NoPicture`], [`ServiceError::NotReady`] before the picture is
+    /// made, [`ServiceError::NotMade`] if it never will be, [`ServiceError::NoThumbnail`] or
     /// [`ServiceError::Unavailable`].
     pub async fn picture_link(
         &self,
@@ -91,14 +92,17 @@ impl Batches {
         variant: u32,
         thumbnail: bool,
     ) -> Result<PictureLink, ServiceError> {
-        let image = self.store.load_image(batch, caller, scene, variant).await?.ok_or(ServiceError::NotFound)?;
+        let Some(image) = self.store.load_image(batch, caller, scene, variant).await? else {
+            let batch = self.store.load_batch(batch, caller).await?;
+            return Err(batch.map_or(ServiceError::NotFound, |_| ServiceError::NoPicture));
+        };
         let picture = match image.picture {
             Some(picture) => picture,
-            None if image.state.is_final() => return Err(ServiceError::NotFound),
+            None if image.state.is_final() => return Err(ServiceError::NotMade(image.error)),
             None => return Err(ServiceError::NotReady),
         };
         let links = self.links.of_picture(scene, variant, &picture).await?;
-        let link = if thumbnail { links.thumbnail.ok_or(ServiceError::NotFound)? } else { links.picture };
+        let link = if thumbnail { links.thumbnail.ok_or(ServiceError::NoThumbnail)? } else { links.picture };
         let max_age = self.links.cacheable(&link).min(REDIRECT_CACHED);
         Ok(PictureLink { url: link.url, expires_at: link.expires_at, max_age })
     }

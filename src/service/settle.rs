@@ -14,7 +14,7 @@ use crate::clock::{Clock, IdSource};
 use crate::domain::ids::{AttemptId, ChargeId};
 use crate::domain::outcome::Settlement;
 use crate::domain::state::ImageState;
-use crate::store::{Job, SettleRequest, Settled, Store, StoreError};
+use crate::store::{FinishedBatch, Job, SettleRequest, Settled, Store, StoreError};
 use crate::telemetry::Counters;
 
 /// Most ends in one transaction. Measured on Postgres at 1 ms: 374 settles a second alone, 8,570 in groups of 64.
@@ -29,6 +29,20 @@ pub struct Settler {
     rules: MoneyRules,
     waiting: Mutex<VecDeque<Waiting>>,
     turn: tokio::sync::Mutex<()>,
+}
+
+/// The one line that the log has about the end of a batch.
+pub(super) fn log_finished(batch: &FinishedBatch) {
+    tracing::info!(
+        batch = %batch.id,
+        state = batch.counts.state().as_str(),
+        completed = batch.counts.completed,
+        failed = batch.counts.failed,
+        cancelled = batch.counts.cancelled,
+        cost = %batch.cost,
+        unknown_cost = %batch.unknown_cost,
+        "batch finished"
+    );
 }
 
 /// An end that waits to be written.
@@ -133,19 +147,21 @@ impl Settler {
     }
 
     async fn write(&self, requests: &[SettleRequest<'_>]) -> Result<Vec<Settled>, StoreError> {
-        self.store.settle(requests, &self.rules.limits, self.rules.prompts, self.clock.now()).await
+        let group = self.store.settle(requests, &self.rules.limits, self.rules.prompts, self.clock.now()).await?;
+        group.finished.iter().for_each(log_finished);
+        Ok(group.settled)
     }
 
     fn count(&self, job: &Job, settled: Settled) {
         let (state, overrun, unknown) = match settled {
             Settled::Written { state, overrun, unknown } => (state, overrun, unknown),
             Settled::ClaimLost => {
-                tracing::warn!(image = ?job.claim.image, "claim lost: another worker settled this picture");
+                tracing::warn!(image = %job.claim.image, "claim lost: another worker settled this picture");
                 return;
             }
             Settled::AttemptGone => {
                 tracing::error!(
-                    image = ?job.claim.image, attempt = %job.claim.attempt,
+                    image = %job.claim.image, attempt = %job.claim.attempt,
                     "the database does not know this call any more; its charge is in the ledger"
                 );
                 return;

@@ -13,6 +13,9 @@ use crate::store::{BudgetRow, NewBatch, NewItem, StoreError, SubmitOutcome};
 /// How long an idempotency key is remembered.
 pub(super) const IDEMPOTENCY_KEPT: Duration = Duration::from_hours(24);
 
+/// What a client is told whose batch looks as if it were paid.
+const REHEARSAL: &str = "rehearsal: the synthetic provider makes these pictures, nothing is paid";
+
 /// A batch with the price of each row.
 struct Priced<'a> {
     model: &'a ModelPrice,
@@ -37,14 +40,14 @@ impl Batches {
             });
         }
         let advice = "dry run: nothing was written or spent; send runMode \"live\" to make the pictures";
-        let warning = priced.model.deprecated.as_ref().map(|warning| format!("; {warning}"));
+        let remark = self.remark(priced.model).map(|remark| format!("; {remark}"));
         Ok(EstimateView {
             batch_id: None,
             run_mode: RunMode::DryRun,
             model: spec.model.clone(),
             estimated_cost: priced.total,
             items,
-            message: format!("{advice}{}", warning.unwrap_or_default()),
+            message: format!("{advice}{}", remark.unwrap_or_default()),
         })
     }
 
@@ -73,7 +76,8 @@ impl Batches {
         };
         match outcome {
             SubmitOutcome::Accepted => {
-                tracing::info!(batch = %batch.id, estimated = %batch.estimated_cost, "batch accepted");
+                let (estimated, remark) = (batch.estimated_cost, batch.message.as_deref());
+                tracing::info!(batch = %batch.id, model = batch.model, %estimated, remark, "batch accepted");
                 Ok(Submitted { batch: batch.id, replayed: false })
             }
             SubmitOutcome::Replayed(earlier) => Ok(Submitted { batch: earlier, replayed: true }),
@@ -96,6 +100,13 @@ impl Batches {
         Ok(Priced { model, reserves, total })
     }
 
+    /// What to know about a batch with this model.
+    fn remark(&self, model: &ModelPrice) -> Option<String> {
+        let rehearsal = self.rules.own_model.is_some_and(|own| own != model.id).then(|| REHEARSAL.to_owned());
+        let remarks: Vec<String> = model.deprecated.clone().into_iter().chain(rehearsal).collect();
+        (!remarks.is_empty()).then(|| remarks.join("; "))
+    }
+
     fn new_batch(
         &self,
         caller: &UserId,
@@ -113,7 +124,7 @@ impl Batches {
             id: BatchId::new(self.ids.next()),
             owner: caller.clone(),
             model: spec.model.clone(),
-            message: priced.model.deprecated.clone(),
+            message: self.remark(priced.model),
             items,
             estimated_cost: priced.total,
             at: now,

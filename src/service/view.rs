@@ -29,10 +29,11 @@ pub struct BatchView {
     /// When its last picture ended.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub finished_at: Option<Timestamp>,
-    /// What was reserved for it: an upper bound. US dollars.
+    /// What was reserved for it when it was submitted: an upper bound for one call of each picture. US dollars.
     #[schema(value_type = f64)]
     pub estimated_cost: MicroUsd,
-    /// What it has cost so far, unknown outcomes included. US dollars.
+    /// What it has cost so far, unknown outcomes included. It may pass `estimatedCost` where a call's outcome
+    /// is unknown and it is tried again: each such try reserves afresh, within the daily limits. US dollars.
     #[schema(value_type = f64)]
     pub actual_cost: MicroUsd,
     /// The part of the cost that is for calls whose outcome is not known. US dollars.
@@ -40,7 +41,7 @@ pub struct BatchView {
     pub unknown_cost: MicroUsd,
     /// The number of its last event; follow the stream from here.
     pub last_event: u64,
-    /// Something to know about it, such as a deprecated model.
+    /// Something to know about it: a deprecated model, or that the synthetic provider only rehearses it.
     pub message: Option<String>,
     /// Its pictures by state.
     pub counts: Counts,
@@ -131,7 +132,7 @@ pub struct EstimateView {
     pub run_mode: RunMode,
     /// The model.
     pub model: String,
-    /// What would be reserved: an upper bound. US dollars.
+    /// What would be reserved: an upper bound for one call of each picture. US dollars.
     #[schema(value_type = f64)]
     pub estimated_cost: MicroUsd,
     /// The same by row.

@@ -22,6 +22,19 @@ pub(super) struct OpenBatch {
     last_event: i64,
 }
 
+/// A batch whose last picture ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FinishedBatch {
+    /// Which one.
+    pub id: BatchId,
+    /// Its pictures by state.
+    pub counts: Counts,
+    /// What it cost.
+    pub cost: MicroUsd,
+    /// The part of that for calls whose outcome is not known.
+    pub unknown_cost: MicroUsd,
+}
+
 impl Store {
     /// Adds a notice to the batch's events; a finished batch gets none.
     ///
@@ -69,23 +82,22 @@ impl Store {
         }))
     }
 
-    /// Writes a held row back with its events; the last picture's end adds `done`.
+    /// Writes a held row back with its events; the last picture's end adds `done`, and is returned.
     pub(super) async fn write_batch(
         &self,
         connection: &mut AnyConnection,
         id: BatchId,
         batch: &mut OpenBatch,
         at: Timestamp,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<FinishedBatch>, StoreError> {
         let finished = batch.counts.is_finished();
-        if finished && !batch.events.is_empty() {
-            batch.events.push(Event::Done {
-                processed: batch.counts.total,
-                state: batch.counts.state(),
-                counts: batch.counts,
-                cost: MicroUsd::from_micros(batch.actual_cost),
-                unknown_cost: MicroUsd::from_micros(batch.unknown_cost),
-            });
+        let cost = MicroUsd::from_micros(batch.actual_cost);
+        let unknown_cost = MicroUsd::from_micros(batch.unknown_cost);
+        let ended = FinishedBatch { id, counts: batch.counts, cost, unknown_cost };
+        let ended = Some(ended).filter(|_| finished && !batch.events.is_empty());
+        if ended.is_some() {
+            let (counts, state) = (batch.counts, batch.counts.state());
+            batch.events.push(Event::Done { processed: counts.total, state, counts, cost, unknown_cost });
         }
         self.insert_events(connection, id, batch.last_event, at, &batch.events).await?;
         let state = if finished { batch.counts.state() } else { BatchState::Running };
@@ -109,6 +121,6 @@ impl Store {
             .execute(connection)
             .await
             .map_err(|error| self.error(error))?;
-        Ok(())
+        Ok(ended)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::AnyConnection;
 
+use super::batch::FinishedBatch;
 use super::budget::{BudgetMove, EVERYONE, user_scope};
 use super::rows::Columns as _;
 use super::{Store, StoreError, transaction};
@@ -20,8 +21,13 @@ pub enum Cancelled {
     NotFound,
     /// The batch was finished or cancelled before; nothing changed.
     AlreadyOver,
-    /// This many pictures will not be made. Calls under way end on their own.
-    Stopped(u32),
+    /// Calls under way end on their own, the rest will not be made.
+    Stopped {
+        /// How many pictures that are.
+        pictures: u32,
+        /// The batch, if nothing is under way.
+        finished: Option<FinishedBatch>,
+    },
 }
 
 impl Store {
@@ -46,12 +52,12 @@ impl Store {
             }
             open.events.push(Event::Cancelled { cancelled: stopped.count });
             open.events.extend(self.finished_items(connection, batch, &stopped.ordinals).await?);
-            self.write_batch(connection, batch, &mut open, at).await?;
+            let finished = self.write_batch(connection, batch, &mut open, at).await?;
             let today = self.today(&mut *connection).await?;
             let change = BudgetMove { released, ..BudgetMove::default() };
             let day = self.move_budget(connection, EVERYONE, today, change).await?;
             self.move_budget(connection, &user_scope(owner), day, change).await?;
-            Ok(Cancelled::Stopped(stopped.count))
+            Ok(Cancelled::Stopped { pictures: stopped.count, finished })
         })?;
         if outcome != Cancelled::NotFound {
             self.hints.batch(batch);

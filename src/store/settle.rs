@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use sqlx::AnyConnection;
 
 use self::close::{Close, Found, Moves, OpenImage, Paid};
-use super::batch::OpenBatch;
+use super::batch::{FinishedBatch, OpenBatch};
 use super::budget::{BudgetMove, EVERYONE, Limits, user_scope};
 use super::jobs::Job;
 use super::rows::{Columns as _, placeholders};
@@ -51,6 +51,15 @@ pub enum Settled {
     AttemptGone,
 }
 
+/// What became of a group of ends.
+#[derive(Debug)]
+pub struct SettledGroup {
+    /// Each, in the order of the requests.
+    pub settled: Vec<Settled>,
+    /// The batches that ended with them.
+    pub finished: Vec<FinishedBatch>,
+}
+
 impl Store {
     /// Writes the ends of attempts in one transaction, in the order given back.
     ///
@@ -62,24 +71,24 @@ impl Store {
         limits: &Limits,
         prompts: LedgerPrompts,
         at: Timestamp,
-    ) -> Result<Vec<Settled>, StoreError> {
+    ) -> Result<SettledGroup, StoreError> {
         let mut order: Vec<usize> = (0..requests.len()).collect();
         order.sort_by_key(|&index| requests[index].job.claim.image);
-        let (settled, ended): (Vec<Settled>, bool) = transaction!(self, |connection| {
+        let group: SettledGroup = transaction!(self, |connection| {
             let batches = BTreeMap::new();
-            let mut run = SettleRun { store: self, connection, limits, prompts, at, batches, ended: false };
+            let mut run = SettleRun { store: self, connection, limits, prompts, at, batches, finished: Vec::new() };
             let settled = run.settle_all(requests, &order).await?;
-            Ok((settled, run.ended))
+            Ok(SettledGroup { settled, finished: run.finished })
         })?;
         for request in requests {
             self.hints.batch(request.job.claim.image.batch);
         }
         self.hints.work.send_replace(());
         self.hints.charges.notify_one();
-        if ended {
+        if !group.finished.is_empty() {
             self.hints.batch_ended.notify_one();
         }
-        Ok(settled)
+        Ok(group)
     }
 }
 
@@ -91,8 +100,8 @@ struct SettleRun<'a> {
     prompts: LedgerPrompts,
     at: Timestamp,
     batches: BTreeMap<BatchId, OpenBatch>,
-    /// Whether a batch's last picture ended.
-    ended: bool,
+    /// The batches whose last picture ended.
+    finished: Vec<FinishedBatch>,
 }
 
 impl SettleRun<'_> {

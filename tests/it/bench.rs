@@ -106,7 +106,10 @@ impl Bench {
                 next_attempt: AttemptId::new(self.ids.next()),
             })
             .collect();
-        self.store.settle(&requests, &self.limits, LedgerPrompts::Full, self.clock.now()).await
+        self.store
+            .settle(&requests, &self.limits, LedgerPrompts::Full, self.clock.now())
+            .await
+            .map(|group| group.settled)
     }
 
     pub(crate) async fn budget(&self) -> BudgetRow {

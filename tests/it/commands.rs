@@ -25,12 +25,14 @@ fn files(folder: &Path, ending: &str) -> usize {
 #[tokio::test]
 async fn the_demo_makes_every_picture_and_its_books_agree_also_the_second_time() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = Settings::new(folder.path());
+    // As where `.env.example` is read in.
+    let settings = Settings::new(folder.path()).with("BUDGET_LEDGER_ENABLED", "false");
     for run_number in 1..=2 {
         let output = run(&settings, &["demo", "--exit"]).await;
         let said = text(&output.stdout);
         assert_eq!(output.status.code(), Some(0), "{said}{}", text(&output.stderr));
         assert!(said.contains("18 made") && said.contains("not-allowed"), "{said}");
+        assert!(said.contains(&format!("Try next: {} demo", env!("CARGO_BIN_EXE_orchestrator"))), "{said}");
         let batches: Vec<_> = std::fs::read_dir(folder.path().join("images")).unwrap().map(Result::unwrap).collect();
         assert_eq!(batches.len(), run_number);
         assert!(batches.iter().all(|batch| files(&batch.path(), "png") == 18));
@@ -86,4 +88,34 @@ async fn migrate_makes_a_database_and_ends() {
     let output = run(&Settings::new(folder.path()), &["migrate"]).await;
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(folder.path().join("orchestrator.db").exists());
+}
+
+#[tokio::test]
+async fn who_cannot_start_is_told_which_setting_to_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings::new(folder.path());
+    let service = settings.start().await;
+    let port = service.url.rsplit(':').next().unwrap().to_owned();
+    let other = tempfile::tempdir().unwrap();
+    let file = other.path().join("file");
+    std::fs::write(&file, "no database ".repeat(1_000)).unwrap();
+    let elsewhere = Settings::new(other.path());
+    for (settings, arguments, expected) in [
+        (elsewhere.clone().with("PORT", port.clone()), &["serve"][..], format!("port {port} is taken: set PORT")),
+        (settings.clone().with("PORT", port), &["demo", "--exit"], "set DATA_DIR".to_owned()),
+        (settings.clone(), &["migrate"], "in use: stop the other process, or set DATA_DIR".to_owned()),
+        (Settings::new(&file), &["serve"], "set DATA_DIR to a folder".to_owned()),
+        (
+            elsewhere.clone().with("DATABASE_URL", format!("sqlite:{}", file.display())),
+            &["serve"],
+            "damaged".to_owned(),
+        ),
+        (elsewhere.with("DATABASE_URL", "postgres://u:secret@127.0.0.1:1/x"), &["migrate"], "DATABASE_URL".to_owned()),
+    ] {
+        let output = run(&settings, arguments).await;
+        let said = text(&output.stderr) + &text(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(&expected) && !said.contains("secret"), "{expected}: {said}");
+        assert!(!said.contains("using a free one"), "{said}");
+    }
 }

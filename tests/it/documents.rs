@@ -4,6 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use orchestrator::config::Config;
+use orchestrator::domain::state::ErrorCode;
+use orchestrator::http::describe;
+use orchestrator::http::problem::Code;
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -48,4 +51,49 @@ fn the_readme_lists_every_marker_of_the_synthetic_provider() {
     for (marker, what) in orchestrator::provider::synthetic::MARKERS {
         assert!(readme.contains(&format!("| `{marker}` | {what} |")), "{marker}");
     }
+}
+
+#[test]
+fn the_commands_that_are_shown_work_after_a_checkout() {
+    for document in ["README.md", ".env.example"] {
+        let text = read(document).replace("\\\n", " ").replace("|\n", "| ");
+        for line in text.lines() {
+            let bare = line.split(['`', ';', '$', '#']).any(|part| part.trim_start().starts_with("orchestrator "));
+            assert!(!bare, "{document}: nothing put orchestrator on the PATH: {line}");
+            let posts = line.contains("curl") && line.contains(" -d ");
+            assert!(!posts || line.contains("Content-Type: application/json"), "{document}: {line}");
+        }
+    }
+}
+
+/// Checks that docs/API.md has this table, and shows it where it has not.
+#[track_caller]
+fn expect_table(heading: &str, rows: impl IntoIterator<Item = String>) {
+    let columns = heading.matches('|').count() - 1;
+    let table: Vec<String> =
+        [format!("{heading}\n"), format!("|{}\n", "---|".repeat(columns))].into_iter().chain(rows).collect();
+    let table = table.concat();
+    assert!(read("docs/API.md").contains(&format!("\n\n{table}\n")), "docs/API.md needs:\n\n{table}");
+}
+
+#[test]
+fn the_routes_of_the_document_are_those_of_the_description() {
+    let description = serde_json::to_value(describe::routes().1).unwrap();
+    let mut rows = Vec::new();
+    for (path, item) in description["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let summary = operation["summary"].as_str().unwrap_or_default();
+            assert!(!summary.is_empty(), "{method} {path} has no summary");
+            rows.push(format!("| `{} {path}` | {summary} |\n", method.to_uppercase()));
+        }
+    }
+    expect_table("| route | what it does |", rows);
+}
+
+#[test]
+fn the_error_codes_of_the_document_are_those_that_are_answered() {
+    let row = |code: &Code| format!("| `{}` | {} | {} |\n", code.as_str(), code.status().as_u16(), code.meaning());
+    expect_table("| code | status | when |", Code::ALL.iter().map(row));
+    let row = |code: &ErrorCode| format!("| `{}` | {} |\n", code.as_str(), code.meaning());
+    expect_table("| code | why there is no picture |", ErrorCode::ALL.iter().map(row));
 }

@@ -18,6 +18,7 @@ mod damage;
 mod documents;
 mod engines;
 mod links;
+mod log;
 mod pictures;
 mod process;
 mod promises;

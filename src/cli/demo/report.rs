@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::check::Books;
 use super::view::{Batch, Budget, Image};
-use crate::cli::output::table;
+use crate::cli::output::{program, table};
 
 /// A line for each picture, and the total.
 pub(super) fn pictures(batch: &Batch, data_dir: &Path) -> String {
@@ -58,9 +58,9 @@ Money, in US dollars; each pair agrees to the micro-dollar:
 
 /// Commands that work as they are, with this service's address.
 pub(super) fn what_next(base: &str, batch: &Batch, exit: bool) -> String {
-    let id = &batch.id;
+    let (id, program) = (&batch.id, program());
     if exit {
-        return "\nTry next: orchestrator demo, which keeps serving.".to_owned();
+        return format!("\nTry next: {program} demo, which keeps serving.");
     }
     format!(
         r#"
@@ -71,7 +71,7 @@ Try next, from another terminal:
   curl -s {base}/budget                       what was spent today
   curl -s -X POST {base}/images -H 'Content-Type: application/json' -d \
     '{{"runMode":"live","items":[{{"sceneId":"mine","prompt":"a red bicycle","variants":2}}]}}'
-Put [refuse] into a prompt to see a picture that the provider turns down; `orchestrator --help` lists more.
+Put [refuse] into a prompt to see a picture that the provider turns down; `{program} --help` lists more.
 
 Serving on {base}; Ctrl-C stops it."#
     )

@@ -10,7 +10,9 @@ fn config(given: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
 
 #[test]
 fn the_demo_sets_what_it_needs_and_the_users_settings_come_before() {
-    let config = config(&[("SYNTHETIC_LATENCY", "0s"), ("RUST_LOG", "debug"), ("GEMINI_API_KEY", "k")]).unwrap();
+    let ledger_off = ("BUDGET_LEDGER_ENABLED", "false");
+    let given = [("SYNTHETIC_LATENCY", "0s"), ("RUST_LOG", "debug"), ("GEMINI_API_KEY", "k"), ledger_off];
+    let config = config(&given).unwrap();
     assert_eq!(config.run_mode, RunMode::Live);
     assert!(config.features.budget_ledger);
     assert!(config.provider.synthetic_latency.is_zero());
@@ -19,19 +21,19 @@ fn the_demo_sets_what_it_needs_and_the_users_settings_come_before() {
 
 #[test]
 fn settings_that_leave_nothing_to_show_are_refused_together() {
-    let given = [("RUN_MODE", "dry_run"), ("BUDGET_LEDGER_ENABLED", "false"), ("SSE_ENABLED", "no")];
+    let given = [("RUN_MODE", "dry_run"), ("SSE_ENABLED", "no")];
     let names: Vec<&str> = config(&given).unwrap_err().0.iter().map(|error| error.name).collect();
-    assert_eq!(names, ["RUN_MODE", "BUDGET_LEDGER_ENABLED", "SSE_ENABLED"]);
+    assert_eq!(names, ["RUN_MODE", "SSE_ENABLED"]);
 }
 
 #[tokio::test]
 async fn a_taken_port_is_given_up_only_if_nobody_chose_it() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    for (was_chosen, expected) in [(true, port), (false, 0)] {
+    for (was_chosen, expected, said) in [(true, port, None), (false, 0, Some(port))] {
         let mut config = config(&[]).unwrap();
         config.http.port = port;
-        choose_port(&mut config, was_chosen).await;
+        assert_eq!(choose_port(&mut config, was_chosen).await, said);
         assert_eq!(config.http.port, expected);
     }
 }
@@ -66,4 +68,10 @@ fn the_sample_batch_has_a_dozen_rows_and_one_of_them_is_to_be_refused() {
     assert_eq!(view::unexpected(&ended(|_| "completed"), REFUSED_MARKER), ["not-allowed v1 is completed"]);
     let pictures: usize = as_it_should.items.iter().map(|item| item.images.len()).sum();
     assert_eq!(view::unexpected(&ended(|_| "cancelled"), REFUSED_MARKER).len(), pictures);
+}
+
+#[test]
+fn the_sample_is_a_dry_run_in_its_file_and_live_in_the_demo() {
+    let mode = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap()["runMode"].clone();
+    assert_eq!((mode(BATCH), mode(&sample().unwrap())), ("dry_run".into(), "live".into()));
 }

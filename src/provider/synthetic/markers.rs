@@ -9,7 +9,7 @@ const REMEMBERED: usize = 10_000;
 
 /// Every marker and what it does.
 pub const MARKERS: &[(&str, &str)] = &[
-    ("[refuse]", "refuses the prompt in an answer that is paid for"),
+    ("[refuse]", "refuses the prompt in an answer: a paid model charges for what it read, `synthetic` nothing"),
     ("[refuse-unpaid]", "refuses the prompt with an error that costs nothing"),
     ("[text-only]", "answers with text and no picture"),
     ("[no-usage]", "makes the picture and does not say what it used: the reserve is charged"),

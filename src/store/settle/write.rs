@@ -78,8 +78,8 @@ impl SettleRun<'_> {
     /// Writes every held batch back with its events.
     pub(super) async fn write_batches(&mut self) -> Result<(), StoreError> {
         for (id, mut batch) in std::mem::take(&mut self.batches) {
-            self.store.write_batch(&mut *self.connection, id, &mut batch, self.at).await?;
-            self.ended |= batch.counts.is_finished();
+            let ended = self.store.write_batch(&mut *self.connection, id, &mut batch, self.at).await?;
+            self.finished.extend(ended);
         }
         Ok(())
     }

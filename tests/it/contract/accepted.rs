@@ -119,6 +119,7 @@ async fn a_deprecated_model_makes_its_pictures_and_says_so() {
     let view = service.post("/images", &body, &[("prefer", "wait=60")]).await.expect(200).json();
     assert_eq!((&view["model"], &view["state"]), (&body["model"], &json!("completed")));
     assert!(view["message"].as_str().unwrap().contains("gemini-nano-banana-2.1"), "{view}");
+    assert!(view["message"].as_str().unwrap().contains("nothing is paid"), "{view}");
     assert_eq!(service.get("/images").await.json()["batches"][0]["message"], view["message"]);
     let (cost, reserve) = (micros(&view["actualCost"]), micros(&view["estimatedCost"]));
     assert!((38_700..=reserve).contains(&cost), "{cost} of {reserve}");

@@ -50,15 +50,41 @@ async fn an_expired_link_is_gone_and_the_permanent_address_has_a_new_one() {
     assert!(service.get("/metrics-lite").await.json()["urlRefreshes"].as_u64() >= Some(1));
 }
 
+/// The detail of a `not_found`.
+async fn missing(service: &Service, path: &str) -> String {
+    service.get(path).await.expect_problem(404, "not_found")["detail"].as_str().unwrap().to_owned()
+}
+
 #[tokio::test]
-async fn a_picture_that_was_not_made_has_no_address_to_lead_to() {
+async fn an_address_that_leads_nowhere_says_what_is_not_there() {
     let folder = tempfile::tempdir().unwrap();
-    let service = Settings::new(folder.path()).with("THUMBNAILS_ENABLED", "false").start().await;
+    let settings = Settings::new(folder.path()).with("THUMBNAILS_ENABLED", "false").with("PROVIDER_CONCURRENCY", "1");
+    let service = settings.with("SYNTHETIC_LATENCY", "50ms").start().await;
     let body = json!({"runMode": "live", "items": [
-        {"sceneId": "made", "prompt": "a cup"}, {"sceneId": "refused", "prompt": "[refuse]"}]});
+        {"sceneId": "made", "prompt": "a cup"}, {"sceneId": "refused", "prompt": "[refuse]"},
+        {"sceneId": "blocked", "prompt": "a cup",
+         "references": ["https://127.0.0.1/a.png"]}]});
     let view = service.post("/images", &body, &[("prefer", "wait=60")]).await.expect(200).json();
     let address = |item: usize| view["items"][item]["images"][0]["permalink"].as_str().unwrap();
     service.get(address(0)).await.expect(302);
-    service.get(&format!("{}/thumbnail", address(0))).await.expect_problem(404, "not_found");
-    service.get(address(1)).await.expect_problem(404, "not_found");
+    assert!(missing(&service, &format!("{}/thumbnail", address(0))).await.contains("no thumbnail"));
+    let error = &view["items"][1]["error"];
+    let reason = format!("{}: {}", error["code"].as_str().unwrap(), error["detail"].as_str().unwrap());
+    assert!(missing(&service, address(1)).await.ends_with(&reason), "{reason}");
+    assert!(missing(&service, address(2)).await.contains("reference_blocked: reference 1: "));
+
+    let batch = address(0).split("/items").next().unwrap();
+    for path in [format!("{batch}/items/made/2"), format!("{batch}/items/other/1"), format!("{batch}/items/made/x")] {
+        assert!(missing(&service, &path).await.contains("no such picture"), "{path}");
+    }
+    let none = "/images/bat_01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    for path in [none.to_owned(), format!("{none}/items/made/1"), format!("{none}/events"), "/images/x".to_owned()] {
+        assert!(missing(&service, &path).await.contains("no such batch"), "{path}");
+    }
+    assert!(missing(&service, "/picture").await.contains("/openapi.json"));
+
+    let stopped = service.submit(&crate::process::batch(3, 1)).await;
+    service.post(&format!("/images/{stopped}/cancel"), &json!({}), &[]).await.expect(200);
+    service.finished(&stopped).await;
+    assert!(missing(&service, &format!("/images/{stopped}/items/s-003/1")).await.contains("cancelled"));
 }

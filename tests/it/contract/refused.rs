@@ -17,7 +17,7 @@ async fn a_problem_body_has_the_members_of_the_standard_and_a_stable_code() {
     let service = quick(folder.path()).await;
     let problem = service.get("/images/bat_01ARZ3NDEKTSV4RRFFQ69G5FAV").await.expect_problem(404, "not_found");
     let expected = json!({"type": "urn:orchestrator:error:not_found", "title": "Not found", "status": 404,
-        "detail": "there is nothing at this address", "instance": "/images/bat_01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        "detail": "there is no such batch, or it is another user's; GET /images lists yours", "instance": "/images/bat_01ARZ3NDEKTSV4RRFFQ69G5FAV",
         "code": "not_found"});
     assert_eq!(problem, expected);
     for path in ["/images/bat_01ARZ3NDEKTSV4RRFFQ69G5FAV/events", "/progress/bat_01ARZ3NDEKTSV4RRFFQ69G5FAV"] {

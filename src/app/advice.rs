@@ -1,0 +1,47 @@
+//! What a person can do when the service cannot start: each sentence names the setting that helps.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use crate::config::Engine;
+use crate::store::StoreError;
+
+pub(super) fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
+    let (host, port) = (address.ip(), address.port());
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!("port {port} is taken: set PORT to another, or stop the other process"),
+        io::ErrorKind::PermissionDenied => format!("this user may not listen on port {port}: set PORT above 1023"),
+        io::ErrorKind::AddrNotAvailable => format!("{host} is no address of this machine: set HOST to one that is"),
+        _ => format!("cannot listen on {address}: see HOST and PORT"),
+    }
+}
+
+pub(super) fn unusable_folder(folder: &Path) -> String {
+    format!("cannot keep data in {}: set DATA_DIR to a folder that this user can write to", folder.display())
+}
+
+pub(super) fn unusable_database(engine: Engine, error: &StoreError) -> String {
+    let advice = match (error, engine) {
+        (StoreError::InUse(_), _) => {
+            "the database is in use: stop the other process, or set DATA_DIR to another folder \
+             (DATABASE_URL, if that is set)"
+        }
+        (StoreError::LockFile { .. }, _) => {
+            "cannot write beside the database: set DATA_DIR to a folder that this user can write to \
+             (DATABASE_URL, if that is set)"
+        }
+        (StoreError::Migration(_), _) => {
+            "the database does not fit this version: start the version that made it, or set DATABASE_URL to another"
+        }
+        (_, Engine::Postgres) => {
+            "cannot use the Postgres database of DATABASE_URL: see whether it runs, and whether host, port, user, \
+             password and database name are right"
+        }
+        (_, Engine::Sqlite) => {
+            "cannot use the SQLite database: put the file aside if it is damaged, or set DATA_DIR to another folder \
+             (DATABASE_URL, if that is set)"
+        }
+    };
+    advice.to_owned()
+}

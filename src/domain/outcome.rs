@@ -18,8 +18,6 @@ pub const MAX_INTERRUPTED_RETRIES: u32 = 3;
 pub const MAX_THROTTLED: Duration = Duration::from_hours(1);
 /// The first pause of the backoff; the n-th is up to `2^(n-1)` times as long.
 pub const BACKOFF_BASE: Duration = Duration::from_secs(1);
-/// The pause after a 429 that names no delay.
-pub const DEFAULT_THROTTLE: Duration = Duration::from_secs(5);
 
 /// A worker's right to one picture. Each write names it; a claim that was lost changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,11 +69,8 @@ pub enum Outcome {
     Refused(ImageError),
     /// Nothing was charged, and trying again may help.
     Failed(ImageError),
-    /// The provider said slow down; nothing was charged.
-    Throttled {
-        /// For how long, if it said so.
-        retry_after: Option<Duration>,
-    },
+    /// The provider said slow down, for so long; nothing was charged.
+    Throttled(Duration),
     /// The call was not made: this service itself is not ready for it. Costs no attempt.
     Postponed(Duration),
     /// Nobody can know whether it was charged.
@@ -152,7 +147,7 @@ pub fn decide(
             (Charge::Nothing, next, history)
         }
         Outcome::Postponed(span) => (Charge::Nothing, Next::Wait(now.after(span)), history),
-        Outcome::Throttled { retry_after } => throttled(history, retry_after, now),
+        Outcome::Throttled(pause) => throttled(history, pause, now),
         Outcome::Unknown => {
             let history = History { unknown_retries: calm.unknown_retries + 1, ..calm };
             (Charge::Reserve, again_after_unknown(history.unknown_retries <= MAX_UNKNOWN_RETRIES), history)
@@ -181,9 +176,9 @@ fn again_after_unknown(allowed: bool) -> Next {
     Next::Fail(ImageError::passing(ErrorCode::ProviderOutcomeUnknown, detail))
 }
 
-fn throttled(history: History, retry_after: Option<Duration>, now: Timestamp) -> (Charge, Next, History) {
+fn throttled(history: History, pause: Duration, now: Timestamp) -> (Charge, Next, History) {
     let since = history.throttled_since.unwrap_or(now);
-    let until = now.after(retry_after.unwrap_or(DEFAULT_THROTTLE));
+    let until = now.after(pause);
     let next = if until.since(since) > MAX_THROTTLED {
         let detail = "the provider has been putting this picture off for an hour";
         Next::Fail(ImageError::passing(ErrorCode::QuotaExhausted, detail))
@@ -244,11 +239,11 @@ mod tests {
 
     #[test]
     fn a_throttled_call_keeps_its_attempt_for_an_hour_and_then_fails() {
-        let first = after(Outcome::Throttled { retry_after: Some(Duration::from_secs(57)) }, History::default());
+        let first = after(Outcome::Throttled(Duration::from_secs(57)), History::default());
         assert_eq!(first.next, Next::Wait(NOW.after(Duration::from_secs(57))));
         let long_ago = Timestamp::from_millis(NOW.millis() - 3_600_000);
         let history = History { throttled_since: Some(long_ago), ..History::default() };
-        let last = after(Outcome::Throttled { retry_after: None }, history);
+        let last = after(Outcome::Throttled(Duration::from_secs(5)), history);
         assert!(matches!(last.next, Next::Fail(error) if error.code == ErrorCode::QuotaExhausted));
     }
 

@@ -79,6 +79,11 @@ impl Admission {
         }
     }
 
+    /// How long a provider is left alone that asks to slow down and does not say for how long.
+    pub(super) fn default_pause(&self) -> Duration {
+        self.gate.default_pause()
+    }
+
     /// Records how the call of `batch` ended; tells the batch if that closed the gate.
     pub(super) async fn ended(&self, batch: BatchId, pass: Pass<'_>, verdict: Verdict) {
         pass.end(verdict);

@@ -219,7 +219,9 @@ impl Executor {
             () = signals.aborting.cancelled() => return Outcome::Interrupted.into(),
         };
         let answer = answer.unwrap_or_else(|_| Err(ProviderError::OutcomeUnknown("no answer in time".to_owned())));
-        self.admission.ended(job.claim.image.batch, pass, verdict(answer.as_ref().err())).await;
+        let default_pause = self.admission.default_pause();
+        let verdict = verdict(answer.as_ref().err(), default_pause);
+        self.admission.ended(job.claim.image.batch, pass, verdict).await;
         match answer {
             Ok(answer) => self.answered(job, answer, signals).await,
             Err(error) => {
@@ -227,7 +229,7 @@ impl Executor {
                 if matches!(error, ProviderError::Throttled { .. }) {
                     self.counters.calls_throttled.increment();
                 }
-                outcome(error).into()
+                outcome(error, default_pause).into()
             }
         }
     }
@@ -320,19 +322,19 @@ enum Started {
 }
 
 /// What the end of a call means for the next ones.
-fn verdict(error: Option<&ProviderError>) -> Verdict {
+fn verdict(error: Option<&ProviderError>, default_pause: Duration) -> Verdict {
     match error {
         None | Some(ProviderError::Refused(_)) => Verdict::Answered,
-        Some(ProviderError::Throttled { retry_after }) => Verdict::Throttled(*retry_after),
+        Some(ProviderError::Throttled { retry_after }) => Verdict::Throttled(retry_after.unwrap_or(default_pause)),
         Some(ProviderError::QuotaExhausted { resets_in }) => Verdict::QuotaExhausted(*resets_in),
         Some(ProviderError::Failed(_) | ProviderError::OutcomeUnknown(_)) => Verdict::Failed,
     }
 }
 
 /// What the end of a call without an answer means for its picture.
-fn outcome(error: ProviderError) -> Outcome {
+fn outcome(error: ProviderError, default_pause: Duration) -> Outcome {
     match error {
-        ProviderError::Throttled { retry_after } => Outcome::Throttled { retry_after },
+        ProviderError::Throttled { retry_after } => Outcome::Throttled(retry_after.unwrap_or(default_pause)),
         ProviderError::QuotaExhausted { .. } => Outcome::Refused(quota_exhausted()),
         ProviderError::Failed(detail) => Outcome::Failed(ImageError::passing(ErrorCode::ProviderError, detail)),
         ProviderError::Refused(error) => Outcome::Refused(error),

@@ -14,10 +14,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use crate::clock::Clock;
-use crate::domain::outcome::{DEFAULT_THROTTLE, MAX_THROTTLED};
-
-/// A minute, and a little more: the provider's clock sees the calls a moment later than ours does.
-const MINUTE: Duration = Duration::from_millis(60_500);
+use crate::domain::outcome::MAX_THROTTLED;
 
 /// What the gate lets through.
 #[derive(Debug, Clone, Copy)]
@@ -30,13 +27,24 @@ pub struct GateRules {
     pub failures: u32,
     /// How long the breaker stays open before one call tries.
     pub breaker_pause: Duration,
+    /// The pause after a 429 that names none.
+    pub default_pause: Duration,
+    /// A minute, and a little more: the provider's clock sees the calls a moment later than ours does.
+    pub minute: Duration,
 }
 
 impl GateRules {
     /// The rules for a provider that takes `concurrency` calls at once and `calls_a_minute`.
     #[must_use]
     pub const fn new(concurrency: u32, calls_a_minute: Option<u32>) -> Self {
-        Self { concurrency, calls_a_minute, failures: 5, breaker_pause: Duration::from_secs(10) }
+        Self {
+            concurrency,
+            calls_a_minute,
+            failures: 5,
+            breaker_pause: Duration::from_secs(10),
+            default_pause: Duration::from_secs(5),
+            minute: Duration::from_millis(60_500),
+        }
     }
 }
 
@@ -71,8 +79,8 @@ pub enum Verdict {
     Answered,
     /// It failed, or nobody knows.
     Failed,
-    /// It asked to slow down, for so long if it said so.
-    Throttled(Option<Duration>),
+    /// It asked to slow down, for so long.
+    Throttled(Duration),
     /// Its daily quota is used up for so long.
     QuotaExhausted(Duration),
 }
@@ -124,6 +132,12 @@ impl Gate {
     pub fn new(clock: Arc<dyn Clock>, rules: GateRules) -> Self {
         let state = State { allowed: rules.concurrency, ..State::default() };
         Self { clock, rules, state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    /// How long a provider is left alone that asks to slow down and does not say for how long.
+    #[must_use]
+    pub const fn default_pause(&self) -> Duration {
+        self.rules.default_pause
     }
 
     /// Passes the gate for one call.
@@ -189,7 +203,7 @@ impl State {
             Some(end.saturating_sub(now)).filter(|span| !span.is_zero()).map(|span| (reason, span))
         };
         // Whoever waits for a call to end is woken by it.
-        let for_a_call = (Reason::Busy, MINUTE);
+        let for_a_call = (Reason::Busy, rules.minute);
         let (reason, opens_in) = until(Reason::Quota, self.quota_until)
             .or_else(|| until(Reason::Throttled, self.paused_until))
             .or_else(|| match self.breaker {
@@ -204,7 +218,7 @@ impl State {
 
     /// When the allowed number of calls a minute lets the next one start.
     fn next_start(&mut self, now: Duration, rules: GateRules) -> Duration {
-        while self.starts.front().is_some_and(|start| now.saturating_sub(*start) >= MINUTE) {
+        while self.starts.front().is_some_and(|start| now.saturating_sub(*start) >= rules.minute) {
             self.starts.pop_front();
         }
         let Some(calls) = rules.calls_a_minute else {
@@ -212,9 +226,9 @@ impl State {
             return Duration::ZERO;
         };
         let oldest = self.starts.len().checked_sub(calls as usize).and_then(|index| self.starts.get(index));
-        let by_minute = oldest.map_or(Duration::ZERO, |start| *start + MINUTE);
+        let by_minute = oldest.map_or(Duration::ZERO, |start| *start + rules.minute);
         let paced = self.starts.back().filter(|_| now < self.even_until);
-        by_minute.max(paced.map_or(Duration::ZERO, |start| *start + MINUTE / calls))
+        by_minute.max(paced.map_or(Duration::ZERO, |start| *start + rules.minute / calls))
     }
 
     fn end(&mut self, now: Duration, started: Duration, verdict: Option<Verdict>, rules: GateRules) {
@@ -240,10 +254,10 @@ impl State {
                     // It is there, and says so.
                     self.breaker = Breaker::Closed;
                 }
-                let until = now + span.unwrap_or(DEFAULT_THROTTLE).min(MAX_THROTTLED);
+                let until = now + span.min(MAX_THROTTLED);
                 self.episode += u64::from(self.paused_until <= now);
                 self.paused_until = self.paused_until.max(until);
-                self.even_until = until + MINUTE;
+                self.even_until = until + rules.minute;
                 self.reduce(now, started);
             }
             Some(Verdict::QuotaExhausted(span)) => {
@@ -290,8 +304,8 @@ mod tests {
     fn a_pause_ends_by_the_monotonic_clock_alone_and_the_longer_one_counts() {
         let (clock, gate) = gate(4, None);
         let (first, second) = (gate.pass().ok().unwrap(), gate.pass().ok().unwrap());
-        first.end(Verdict::Throttled(Some(10 * SECOND)));
-        second.end(Verdict::Throttled(Some(2 * SECOND)));
+        first.end(Verdict::Throttled(10 * SECOND));
+        second.end(Verdict::Throttled(2 * SECOND));
         clock.jump_to(Timestamp::from_millis(1_000_000));
         assert_eq!(why(&gate), Some((Reason::Throttled, 10 * SECOND)));
         clock.advance(10 * SECOND);
@@ -301,7 +315,7 @@ mod tests {
     #[test]
     fn a_pause_is_an_hour_at_most() {
         let (_, gate) = gate(4, None);
-        calls(&gate, [Verdict::Throttled(Some(24 * MAX_THROTTLED))]);
+        calls(&gate, [Verdict::Throttled(24 * MAX_THROTTLED)]);
         assert_eq!(why(&gate), Some((Reason::Throttled, MAX_THROTTLED)));
     }
 
@@ -323,7 +337,7 @@ mod tests {
     #[test]
     fn after_a_refusal_calls_keep_an_even_pace() {
         let (clock, gate) = gate(100, Some(60));
-        calls(&gate, [Verdict::Answered, Verdict::Throttled(Some(SECOND))]);
+        calls(&gate, [Verdict::Answered, Verdict::Throttled(SECOND)]);
         clock.advance(2 * SECOND);
         calls(&gate, [Verdict::Answered]);
         assert!(matches!(why(&gate), Some((Reason::Busy, span)) if span > SECOND && span < 2 * SECOND));
@@ -335,7 +349,7 @@ mod tests {
         let under_way: Vec<_> = (0..20).map(|_| gate.pass().ok().unwrap()).collect();
         assert_eq!(why(&gate).unwrap().0, Reason::Busy);
         for pass in under_way {
-            pass.end(Verdict::Throttled(Some(SECOND)));
+            pass.end(Verdict::Throttled(SECOND));
         }
         clock.advance(SECOND);
         let half: Vec<_> = std::iter::from_fn(|| gate.pass().ok()).collect();

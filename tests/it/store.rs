@@ -224,7 +224,7 @@ async fn a_transient_failure_keeps_its_reservation(database: Arc<Database>) {
 async fn a_call_that_was_not_sent_after_all_is_put_back_at_no_cost(database: Arc<Database>) {
     let bench = Bench::new(&database).await;
     let batch = bench.submit(1, 1).await;
-    for outcome in [Outcome::Postponed(Duration::ZERO), Outcome::Throttled { retry_after: Some(Duration::ZERO) }] {
+    for outcome in [Outcome::Postponed(Duration::ZERO), Outcome::Throttled(Duration::ZERO)] {
         let job = bench.start_one().await;
         assert!(is_now(bench.settle(&job, outcome).await, ImageState::Queued));
     }
@@ -473,7 +473,7 @@ async fn the_books_agree_after_any_sequence_of_events(database: Arc<Database>) {
                     0 => failure(),
                     1 => Outcome::Unknown,
                     2 => Outcome::Interrupted,
-                    3 => Outcome::Throttled { retry_after: Some(Duration::ZERO) },
+                    3 => Outcome::Throttled(Duration::ZERO),
                     4 => Outcome::Refused(ImageError::lasting(ErrorCode::SafetyBlocked, "no")),
                     _ => made(&job, random.random_range(0..=50_000)),
                 };

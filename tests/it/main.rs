@@ -15,6 +15,7 @@ mod commands;
 mod contract;
 mod documents;
 mod engines;
+mod gemini;
 mod links;
 mod pictures;
 mod process;

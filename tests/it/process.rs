@@ -45,17 +45,20 @@ impl Settings {
                 tokio::time::timeout(PATIENCE, log.next_line()).await.expect("the service starts in time").unwrap();
             let Some(line) = line else { panic!("the service ended before it listened: {seen}") };
             let entry: Value = serde_json::from_str(&line).unwrap_or_default();
+            seen.push_str(&line);
+            seen.push('\n');
             if entry["message"] == "listening" {
                 break entry["address"].as_str().unwrap().to_owned();
             }
-            seen.push_str(&line);
-            seen.push('\n');
         };
         // Keeps the pipe empty; the log of a failing test is shown.
         let reader = tokio::spawn(async move {
             while let Ok(Some(line)) = log.next_line().await {
                 eprintln!("{line}");
+                seen.push_str(&line);
+                seen.push('\n');
             }
+            seen
         });
         Service { child, reader, url: format!("http://{address}"), client: client() }
     }
@@ -75,7 +78,7 @@ fn client() -> reqwest::Client {
 /// A running service.
 pub(crate) struct Service {
     child: Child,
-    reader: tokio::task::JoinHandle<()>,
+    reader: tokio::task::JoinHandle<String>,
     pub(crate) url: String,
     pub(crate) client: reqwest::Client,
 }
@@ -163,13 +166,17 @@ impl Service {
     }
 
     /// Sends SIGTERM and returns the exit code.
-    pub(crate) async fn stop(mut self) -> Option<i32> {
+    pub(crate) async fn stop(self) -> Option<i32> {
+        self.stop_with_log().await.0
+    }
+
+    /// Sends SIGTERM and returns the exit code and all that was logged.
+    pub(crate) async fn stop_with_log(mut self) -> (Option<i32>, String) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id().unwrap()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
         let status =
             tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("the service stops in time").unwrap();
-        self.reader.await.unwrap();
-        status.code()
+        (status.code(), self.reader.await.unwrap())
     }
 }
 

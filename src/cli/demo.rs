@@ -20,7 +20,7 @@ use self::view::{Batch, Budget};
 use super::client::Client;
 use super::output::say;
 use crate::app::App;
-use crate::config::{Config, ConfigError, ConfigErrors};
+use crate::config::{Config, ConfigError, ConfigErrors, ProviderKind};
 use crate::domain::spec::RunMode;
 
 /// The batch that is sent.
@@ -50,6 +50,8 @@ pub(super) fn defaults(mut variables: HashMap<String, String>) -> HashMap<String
 /// Refuses a configuration in which the demo could not show what it is there to show.
 pub(super) fn check(config: Config) -> Result<Config, ConfigErrors> {
     let needs = [
+        // A paid provider in the environment must not be paid for a tour.
+        ("PROVIDER", config.provider.kind == ProviderKind::Synthetic, "synthetic"),
         ("RUN_MODE", config.run_mode == RunMode::Live, "live"),
         ("BUDGET_LEDGER_ENABLED", config.features.budget_ledger, "true"),
         ("SSE_ENABLED", config.features.sse, "true"),

@@ -1,10 +1,9 @@
 //! The request: where it goes and what it holds. Each reference is written once, straight into the body.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use reqwest::Url;
 use serde::Serialize;
 
+use super::data;
 use crate::domain::spec::ReferenceMode;
 use crate::provider::ImageCall;
 
@@ -60,7 +59,7 @@ pub(super) fn body(call: &ImageCall) -> Result<String, serde_json::Error> {
         body.push_str(r#""},{"inlineData":{"mimeType":""#);
         body.push_str(reference.format.mime_type());
         body.push_str(r#"","data":""#);
-        STANDARD.encode_string(&reference.bytes, &mut body);
+        data::append(&reference.bytes, &mut body);
         body.push_str(r#""}}"#);
     }
     body.push_str(r#"]}],"generationConfig":"#);

@@ -29,6 +29,8 @@ use crate::ledger::local::LocalLedger;
 use crate::lifecycle::{Lifecycle, stop_signals};
 use crate::net::address::Allowlist;
 use crate::net::lookup::SystemLookup;
+use crate::provider::ImageProvider;
+use crate::provider::gemini::Gemini;
 use crate::provider::synthetic::{OWN_MODEL, Synthetic};
 use crate::references::web::{ReferenceLimits, WebReferences};
 use crate::service::MoneyRules;
@@ -267,7 +269,7 @@ impl Parts {
         let provider = &self.config.provider;
         let executor = Arc::new(Executor {
             store: self.store.clone(),
-            provider: Arc::new(Synthetic::new(self.prices.clone(), provider.synthetic_latency)),
+            provider: self.image_provider()?,
             assets: self.assets.clone(),
             references: Arc::new(references(&self.config.references)?),
             prices: self.prices.clone(),
@@ -300,6 +302,17 @@ impl Parts {
             }
         });
         Ok(())
+    }
+
+    fn image_provider(&self) -> anyhow::Result<Arc<dyn ImageProvider>> {
+        let provider = &self.config.provider;
+        Ok(match &provider.kind {
+            ProviderKind::Synthetic => Arc::new(Synthetic::new(self.prices.clone(), provider.synthetic_latency)),
+            ProviderKind::Gemini(gemini) => {
+                let (base, key) = (gemini.base_url.clone(), gemini.api_key.expose());
+                Arc::new(Gemini::new(base, key, self.clock.clone()).context("cannot set up the gemini provider")?)
+            }
+        })
     }
 
     fn start_server(&self, listener: TcpListener) {

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 pub use http::HttpConfig;
-pub use provider::{ProviderConfig, ProviderKind};
+pub use provider::{GeminiConfig, ProviderConfig, ProviderKind};
 pub use reader::{ConfigError, ConfigErrors};
 pub use sections::{
     BudgetConfig, DataConfig, DatabaseConfig, Engine, FeaturesConfig, LedgerConfig, LimitsConfig, LogFormat,
@@ -38,7 +38,7 @@ pub struct Config {
     pub run_mode: RunMode,
     /// How much may be spent.
     pub budget: BudgetConfig,
-    /// What pictures cost.
+    /// What pictures cost, of the models that the provider can be asked for.
     pub prices: PriceTable,
     /// Which provider is called, and how hard.
     pub provider: ProviderConfig,
@@ -105,9 +105,9 @@ impl Config {
         let data = DataConfig::read(from);
         let database = DatabaseConfig::read(from, &data);
         sections::buckets(from);
-        let prices = provider::prices(from, read_file);
-        let provider = ProviderConfig::read(from, &prices);
-        let run_mode = provider::run_mode(from, provider.kind, database.engine);
+        let mut prices = provider::prices(from, read_file);
+        let provider = ProviderConfig::read(from, &mut prices);
+        let run_mode = provider::run_mode(from, &provider.kind, database.engine);
         Self {
             http,
             data,

@@ -3,6 +3,7 @@
 //!
 //! An adapter sends exactly one request a call: no redirect, no retry once bytes are sent.
 
+pub mod gemini;
 pub mod synthetic;
 
 use std::time::Duration;

@@ -20,7 +20,7 @@ use self::view::{Batch, Budget};
 use super::client::Client;
 use super::output::say;
 use crate::app::App;
-use crate::config::{Config, ConfigError, ConfigErrors};
+use crate::config::{Config, ConfigError, ConfigErrors, ProviderKind};
 use crate::domain::spec::RunMode;
 
 /// The batch that is sent, live.
@@ -46,7 +46,12 @@ pub(super) fn defaults(mut variables: HashMap<String, String>) -> HashMap<String
 
 /// Refuses a configuration in which the demo could not show what it is there to show.
 pub(super) fn check(config: Config) -> Result<Config, ConfigErrors> {
-    let needs = [("RUN_MODE", config.run_mode == RunMode::Live, "live"), ("SSE_ENABLED", config.features.sse, "true")];
+    let needs = [
+        // A paid provider in the environment must not be paid for a tour.
+        ("PROVIDER", config.provider.kind == ProviderKind::Synthetic, "synthetic"),
+        ("RUN_MODE", config.run_mode == RunMode::Live, "live"),
+        ("SSE_ENABLED", config.features.sse, "true"),
+    ];
     let missing = needs.into_iter().filter(|(_, fits, _)| !fits);
     let errors: Vec<ConfigError> = missing
         .map(|(name, _, value)| ConfigError { name, problem: format!("the demo needs {value}; leave it unset") })

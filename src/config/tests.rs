@@ -130,7 +130,7 @@ fn what_this_version_cannot_do_is_refused_rather_than_ignored() {
         ("AUTH", "cloud-run"),
         ("GCS_BUCKET", "b"),
         ("LEDGER_BUCKET", "b"),
-        ("PROVIDER", "gemini"),
+        ("PROVIDER", "openai"),
         ("PROVIDER", "vertex"),
         ("PROVIDER", "dall-e"),
     ] {
@@ -140,9 +140,47 @@ fn what_this_version_cannot_do_is_refused_rather_than_ignored() {
 }
 
 #[test]
-fn a_gemini_key_without_an_adapter_says_what_works_instead() {
-    assert!(problem(&[("GEMINI_API_KEY", "k")]).contains("PROVIDER=synthetic"));
-    assert!(parse(&[("GEMINI_API_KEY", "k"), ("PROVIDER", "synthetic")]).is_ok());
+fn a_gemini_key_chooses_gemini_its_model_and_a_dry_run() {
+    let config = parse(&[("GEMINI_API_KEY", "hunter2")]).unwrap();
+    let ProviderKind::Gemini(gemini) = &config.provider.kind else { panic!("{:?}", config.provider) };
+    assert_eq!(gemini.base_url.as_str(), "https://generativelanguage.googleapis.com/");
+    assert_eq!(gemini.api_key.expose(), "hunter2");
+    assert_eq!((config.provider.model.as_str(), config.run_mode), ("gemini-nano-banana-2.1", RunMode::DryRun));
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let live = parse(&[("GEMINI_API_KEY", "k"), ("PROVIDER", "gemini"), ("RUN_MODE", "live")]).unwrap();
+    assert_eq!(live.run_mode, RunMode::Live);
+    let free = parse(&[("GEMINI_API_KEY", "k"), ("PROVIDER", "synthetic")]).unwrap();
+    assert_eq!((free.provider.kind, free.run_mode), (ProviderKind::Synthetic, RunMode::Live));
+}
+
+#[test]
+fn gemini_needs_a_key_and_one_of_its_own_models() {
+    assert_eq!(refused(&[("PROVIDER", "gemini")]), ["GEMINI_API_KEY"]);
+    for key in ["a b", "k\u{e9}y", "k\ny"] {
+        assert_eq!(refused(&[("PROVIDER", "gemini"), ("GEMINI_API_KEY", key)]), ["GEMINI_API_KEY"], "{key:?}");
+    }
+    assert_eq!(refused(&[("GEMINI_API_KEY", "k"), ("IMAGE_MODEL", "synthetic")]), ["IMAGE_MODEL"]);
+    let config = parse(&[("GEMINI_API_KEY", "k"), ("IMAGE_MODEL", "gemini-3-pro-image")]).unwrap();
+    assert!(config.prices.get("synthetic").is_none() && config.prices.get("gemini-3-pro-image").is_some());
+    assert!(parse(&[]).unwrap().prices.get("gemini-3-pro-image").is_some(), "the free provider rehearses all");
+}
+
+#[test]
+fn the_gemini_api_is_at_a_plain_web_address() {
+    for url in ["http://127.0.0.1:8080", "https://gateway.test/gemini/", "http://gateway.internal"] {
+        assert!(parse(&[("GEMINI_BASE_URL", url)]).is_ok(), "{url}");
+    }
+    for url in [
+        "gateway",
+        "ftp://a.test",
+        "https://me@a.test",
+        "https://:p@a.test",
+        "https://a.test/?k=v",
+        "https://a.test/#f",
+        "https://",
+    ] {
+        assert_eq!(refused(&[("GEMINI_BASE_URL", url)]), ["GEMINI_BASE_URL"], "{url}");
+    }
 }
 
 #[test]

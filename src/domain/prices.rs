@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::money::{MicroUsd, MoneyError, NanoUsd};
-use super::spec::{ImageSize, ItemSpec};
+use super::spec::{AspectRatio, ImageSize, ItemSpec};
 use super::time::Day;
 
 /// The table that ships with the program.
@@ -28,10 +28,12 @@ pub struct Usage {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PriceError {
     /// Nobody told us what it costs.
-    #[error("model {model:?} is not in the price table")]
+    #[error("model {model:?} is not in the price table; there are {}", listed(known))]
     Unknown {
         /// The model asked for.
         model: String,
+        /// The models that may be called.
+        known: Vec<String>,
     },
     /// Its provider shut it down.
     #[error("model {model:?} was shut down on {day}")]
@@ -44,16 +46,36 @@ pub enum PriceError {
         replacement: Option<String>,
     },
     /// The model is priced, this size of it is not.
-    #[error("model {model:?} has no price for size {}", size.as_str())]
+    #[error("model {model:?} has no price for size {}; it has {}", size.as_str(), listed(priced))]
     SizeUnpriced {
         /// The model asked for.
         model: String,
         /// The size asked for.
         size: ImageSize,
+        /// The sizes that are priced.
+        priced: Vec<&'static str>,
+    },
+    /// The model does not make pictures of this shape.
+    #[error("model {model:?} has no aspect ratio {aspect_ratio}; it has {}", listed(supported))]
+    AspectRatioUnsupported {
+        /// The model asked for.
+        model: String,
+        /// The shape asked for.
+        aspect_ratio: AspectRatio,
+        /// The shapes that it makes.
+        supported: Vec<AspectRatio>,
     },
     /// The amount does not fit.
     #[error(transparent)]
     Money(#[from] MoneyError),
+}
+
+/// `names` as part of a sentence.
+fn listed(names: &[impl ToString]) -> String {
+    match names {
+        [] => "none".to_owned(),
+        names => names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    }
 }
 
 /// Why a price table cannot be used.
@@ -70,6 +92,14 @@ pub enum TableError {
         /// The field that holds it.
         field: &'static str,
     },
+    /// A shape is not one that this service knows.
+    #[error("model {model}: no such aspect ratio {ratio:?}")]
+    AspectRatio {
+        /// The model with the bad shape.
+        model: String,
+        /// What stands there.
+        ratio: String,
+    },
     /// Two entries have one name.
     #[error("model {0} is listed twice")]
     Twice(String),
@@ -85,6 +115,7 @@ struct RawTable {
 #[serde(deny_unknown_fields)]
 struct RawModel {
     id: String,
+    provider: String,
     source: String,
     read: Day,
     shutdown: Option<Day>,
@@ -96,6 +127,7 @@ struct RawModel {
     max_text_tokens: u32,
     prompt_overhead_tokens: u32,
     reference_tokens: u32,
+    aspect_ratios: Option<Vec<String>>,
     #[serde(default)]
     size: BTreeMap<String, RawSize>,
 }
@@ -121,6 +153,8 @@ pub struct SizePrice {
 pub struct ModelPrice {
     /// The provider's name for it.
     pub id: String,
+    /// Whose model it is: the name of a provider in the configuration.
+    pub provider: String,
     /// The page that the numbers came from.
     pub source: String,
     /// The day that page was read.
@@ -131,6 +165,8 @@ pub struct ModelPrice {
     pub replacement: Option<String>,
     /// A warning for its users, while it still works.
     pub deprecated: Option<String>,
+    /// The shapes that it makes.
+    pub aspect_ratios: Vec<AspectRatio>,
     /// Prices by size.
     pub sizes: BTreeMap<ImageSize, SizePrice>,
     image_token: NanoUsd,
@@ -139,7 +175,8 @@ pub struct ModelPrice {
     /// Most text and thinking tokens that the request allows beside the picture.
     pub max_text_tokens: u32,
     prompt_overhead_tokens: u32,
-    reference_tokens: u32,
+    /// The most that one reference counts as, with the words that introduce it.
+    pub reference_tokens: u32,
 }
 
 /// The price of one token, from dollars a million tokens.
@@ -150,6 +187,13 @@ fn per_token(model: &str, field: &'static str, dollars: &str) -> Result<NanoUsd,
         return Err(bad());
     }
     Ok(NanoUsd::from_nanos(per_million.micros() / 1_000))
+}
+
+/// The shapes that a table lists; every one that there is, if it lists none.
+fn aspect_ratios(model: &str, listed: Option<Vec<String>>) -> Result<Vec<AspectRatio>, TableError> {
+    let Some(listed) = listed else { return Ok(AspectRatio::every().collect()) };
+    let bad = |ratio: String| TableError::AspectRatio { model: model.to_owned(), ratio };
+    listed.into_iter().map(|ratio| ratio.parse().map_err(|()| bad(ratio))).collect()
 }
 
 impl ModelPrice {
@@ -165,7 +209,9 @@ impl ModelPrice {
             image_token: per_token(&raw.id, "image_out_per_million", &raw.image_out_per_million)?,
             input_token: per_token(&raw.id, "text_in_per_million", &raw.text_in_per_million)?,
             text_token: per_token(&raw.id, "text_out_per_million", &raw.text_out_per_million)?,
+            aspect_ratios: aspect_ratios(&raw.id, raw.aspect_ratios)?,
             id: raw.id,
+            provider: raw.provider,
             source: raw.source,
             read: raw.read,
             shutdown: raw.shutdown,
@@ -178,9 +224,23 @@ impl ModelPrice {
         })
     }
 
+    /// Its announced last day, if that has come.
+    fn retired_on(&self, today: Day) -> Option<Day> {
+        self.shutdown.filter(|day| today >= *day)
+    }
+
     fn size(&self, size: ImageSize) -> Result<SizePrice, PriceError> {
-        let unpriced = || PriceError::SizeUnpriced { model: self.id.clone(), size };
+        let priced = || self.sizes.keys().map(|size| size.as_str()).collect();
+        let unpriced = || PriceError::SizeUnpriced { model: self.id.clone(), size, priced: priced() };
         self.sizes.get(&size).copied().ok_or_else(unpriced)
+    }
+
+    fn check_aspect_ratio(&self, aspect_ratio: AspectRatio) -> Result<(), PriceError> {
+        if self.aspect_ratios.contains(&aspect_ratio) {
+            return Ok(());
+        }
+        let supported = self.aspect_ratios.clone();
+        Err(PriceError::AspectRatioUnsupported { model: self.id.clone(), aspect_ratio, supported })
     }
 
     /// The most output tokens that a call for `size` may ask for: the whole picture and the text beside it.
@@ -197,8 +257,10 @@ impl ModelPrice {
     /// tokens, whichever is more; text and thinking fill the whole output cap.
     ///
     /// # Errors
-    /// [`PriceError::SizeUnpriced`], or [`PriceError::Money`] if the table holds absurd numbers.
+    /// [`PriceError::SizeUnpriced`], [`PriceError::AspectRatioUnsupported`], or [`PriceError::Money`] if the table
+    /// holds absurd numbers.
     pub fn reserve(&self, item: &ItemSpec) -> Result<MicroUsd, PriceError> {
+        self.check_aspect_ratio(item.aspect_ratio)?;
         let size = self.size(item.image_size)?;
         let references = item.references.len() as u64 * u64::from(self.reference_tokens);
         let input = item.prompt.len() as u64 + u64::from(self.prompt_overhead_tokens) + references;
@@ -253,13 +315,22 @@ impl PriceTable {
     /// # Errors
     /// [`PriceError::Unknown`] or [`PriceError::Retired`].
     pub fn callable(&self, id: &str, today: Day) -> Result<&ModelPrice, PriceError> {
-        let model = self.models.get(id).ok_or_else(|| PriceError::Unknown { model: id.to_owned() })?;
-        match model.shutdown {
-            Some(day) if today >= day => {
-                Err(PriceError::Retired { model: id.to_owned(), day, replacement: model.replacement.clone() })
-            }
-            _ => Ok(model),
+        let Some(model) = self.models.get(id) else {
+            let callable = self.models().filter(|model| model.retired_on(today).is_none());
+            let known = callable.map(|model| model.id.clone()).collect();
+            return Err(PriceError::Unknown { model: id.to_owned(), known });
+        };
+        match model.retired_on(today) {
+            Some(day) => Err(PriceError::Retired { model: id.to_owned(), day, replacement: model.replacement.clone() }),
+            None => Ok(model),
         }
+    }
+
+    /// The part of the table that `provider` can call.
+    #[must_use]
+    pub fn of_provider(mut self, provider: &str) -> Self {
+        self.models.retain(|_, model| model.provider == provider);
+        self
     }
 
     /// The model `id`, also one that was shut down since its batch was accepted.
@@ -315,7 +386,34 @@ mod tests {
         assert_eq!(model.cost(&usage(1120)).unwrap(), "0.0336".parse().unwrap());
         assert_eq!(model.cost(&usage(3780)).unwrap(), "0.1134".parse().unwrap());
         let unpriced = model.reserve(&item(ImageSize::TwoK)).unwrap_err();
-        assert!(matches!(unpriced, PriceError::SizeUnpriced { .. }), "{unpriced:?}");
+        let told = "model \"gemini-nano-banana-2.1\" has no price for size 2K; it has 1K, 4K";
+        assert_eq!(unpriced.to_string(), told);
+    }
+
+    #[test]
+    fn a_shape_is_checked_against_the_model_s_own_list() {
+        let listed = "reference_tokens = 0\naspect_ratios = [\"1:1\", \"16:9\"]";
+        let text = EMBEDDED.replacen("reference_tokens = 0", listed, 1);
+        let table = PriceTable::parse(&text).unwrap();
+        let model = table.get("synthetic").unwrap();
+        let shaped = |ratio: &str| ItemSpec { aspect_ratio: ratio.parse().unwrap(), ..item(ImageSize::OneK) };
+        assert!(model.reserve(&shaped("16:9")).is_ok());
+        let refused = model.reserve(&shaped("9:16")).unwrap_err();
+        assert_eq!(refused.to_string(), "model \"synthetic\" has no aspect ratio 9:16; it has 1:1, 16:9");
+        assert!(PriceTable::parse(&text.replace("16:9", "7:5")).is_err());
+        assert!(self::table().get("synthetic").unwrap().reserve(&shaped("9:16")).is_ok());
+    }
+
+    #[test]
+    fn a_provider_is_asked_for_no_other_provider_s_model() {
+        let table = table().of_provider("gemini");
+        let refused = table.callable("synthetic", today()).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "model \"synthetic\" is not in the price table; \
+             there are gemini-2.5-flash-image, gemini-3-pro-image, gemini-nano-banana-2.1"
+        );
+        assert!(table.callable("gemini-3-pro-image", today()).is_ok());
     }
 
     #[test]

@@ -175,6 +175,11 @@ impl AspectRatio {
     /// Every ratio of the Gemini image models (their documentation, read 2026-11-24).
     pub const ALL: [(u32, u32); 10] =
         [(1, 1), (2, 3), (3, 2), (3, 4), (4, 3), (4, 5), (5, 4), (9, 16), (16, 9), (21, 9)];
+
+    /// Every ratio.
+    pub fn every() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().map(|(width, height)| Self { width, height })
+    }
 }
 
 impl Default for AspectRatio {
@@ -193,11 +198,7 @@ impl FromStr for AspectRatio {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL
-            .into_iter()
-            .map(|(width, height)| Self { width, height })
-            .find(|ratio| ratio.to_string() == text)
-            .ok_or(())
+        Self::every().find(|ratio| ratio.to_string() == text).ok_or(())
     }
 }
 

@@ -105,6 +105,8 @@ codes! {
     ModelRetired = "model_retired", UNPROCESSABLE_ENTITY, "The model was shut down";
     /// The model has no price for this size.
     SizeUnpriced = "size_unpriced", UNPROCESSABLE_ENTITY, "No price for this size";
+    /// The model does not make pictures of this shape.
+    AspectRatioUnsupported = "aspect_ratio_unsupported", UNPROCESSABLE_ENTITY, "No pictures of this shape";
     /// A fault of the service.
     Internal = "internal", INTERNAL_SERVER_ERROR, "Internal error";
     /// A part of the service is away.
@@ -421,6 +423,7 @@ impl From<PriceError> for Problem {
                 Self::new(Code::ModelRetired, detail).with(Members { replacement, ..Members::default() })
             }
             PriceError::SizeUnpriced { .. } => Self::new(Code::SizeUnpriced, detail),
+            PriceError::AspectRatioUnsupported { .. } => Self::new(Code::AspectRatioUnsupported, detail),
             PriceError::Money(cause) => {
                 tracing::error!(error = &cause as &(dyn std::error::Error + 'static), "the batch cannot be priced");
                 Self::internal()

@@ -17,6 +17,7 @@ mod contract;
 mod damage;
 mod documents;
 mod engines;
+mod gemini;
 mod links;
 mod log;
 mod pictures;

@@ -171,13 +171,18 @@ impl Service {
     }
 
     /// Sends SIGTERM and returns the exit code, and the whole log.
-    pub(crate) async fn stop_and_read(mut self) -> (Option<i32>, Vec<Value>) {
+    pub(crate) async fn stop_and_read(self) -> (Option<i32>, Vec<Value>) {
+        let (code, log) = self.stop_with_log().await;
+        (code, log.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    }
+
+    /// Sends SIGTERM and returns the exit code, and the text of the whole log.
+    pub(crate) async fn stop_with_log(mut self) -> (Option<i32>, String) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id().unwrap()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
         let status =
             tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("the service stops in time").unwrap();
-        let log = self.reader.await.unwrap();
-        (status.code(), log.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+        (status.code(), self.reader.await.unwrap())
     }
 }
 

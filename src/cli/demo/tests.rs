@@ -26,6 +26,13 @@ fn settings_that_leave_nothing_to_show_are_refused_together() {
     assert_eq!(names, ["RUN_MODE", "SSE_ENABLED"]);
 }
 
+#[test]
+fn the_demo_asks_no_provider_that_costs_money() {
+    let given = [("PROVIDER", "gemini"), ("GEMINI_API_KEY", "k")];
+    let names: Vec<&str> = config(&given).unwrap_err().0.iter().map(|error| error.name).collect();
+    assert_eq!(names, ["PROVIDER"]);
+}
+
 #[tokio::test]
 async fn a_taken_port_is_given_up_only_if_nobody_chose_it() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

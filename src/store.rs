@@ -28,7 +28,7 @@ use std::fs::{File, TryLockError};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use sqlx::{AnyConnection, AnyPool};
+use sqlx::{AnyConnection, AnyPool, Connection as _};
 use tokio::sync::{Notify, broadcast, watch};
 
 pub use self::batch::FinishedBatch;
@@ -44,7 +44,7 @@ pub use self::submit::{NewBatch, NewItem, SubmitOutcome};
 pub use self::work::Beats;
 
 use self::day::Anchor;
-use self::dialect::{Dialect, Trouble};
+use self::dialect::{Dialect, LOCK_WAIT, Trouble};
 use crate::clock::Clock;
 use crate::domain::ids::BatchId;
 use crate::domain::time::{Day, Timestamp};
@@ -210,6 +210,9 @@ impl Store {
             Dialect::Sqlite if !url.contains('?') => format!("{url}?mode=rwc"),
             _ => url.to_owned(),
         };
+        // A pool tries for as long as it may and then says that it timed out; one connection says what is wrong.
+        let first = tokio::time::timeout(LOCK_WAIT, AnyConnection::connect(&writing)).await;
+        first.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(unavailable)?.close().await.map_err(unavailable)?;
         let writers = dialect.writers().connect(&writing).await.map_err(unavailable)?;
         sqlx::migrate!().run(&writers).await?;
         let readers = match dialect.readers() {

@@ -127,6 +127,18 @@ impl Hints {
         self.batches.subscribe()
     }
 
+    /// Tells who waits that ends of these batches' pictures are written; `ended` if one was a batch's last.
+    pub fn settled(&self, batches: impl IntoIterator<Item = BatchId>, ended: bool) {
+        for batch in batches {
+            self.batch(batch);
+        }
+        self.work.send_replace(());
+        self.charges.notify_one();
+        if ended {
+            self.batch_ended.notify_one();
+        }
+    }
+
     fn batch(&self, batch: BatchId) {
         // Nobody listening is fine: no stream is open.
         drop(self.batches.send(batch));

@@ -51,7 +51,7 @@ struct Waiting {
     settlement: Settlement,
     charge: ChargeId,
     next_attempt: AttemptId,
-    answer: oneshot::Sender<Result<Settled, StoreError>>,
+    answer: oneshot::Sender<Result<(), StoreError>>,
 }
 
 impl Waiting {
@@ -64,9 +64,9 @@ impl Waiting {
         }
     }
 
-    fn answer(self, settled: Result<Settled, StoreError>) {
+    fn answer(self, written: Result<(), StoreError>) {
         // A task that is gone does not need its answer: the end is written, or will be taken over.
-        drop(self.answer.send(settled));
+        drop(self.answer.send(written));
     }
 }
 
@@ -88,7 +88,7 @@ impl Settler {
     /// # Errors
     /// [`StoreError`]; this end is not written then, and may be settled again.
     pub async fn settle(&self, job: &Job, settlement: &Settlement) -> Result<(), StoreError> {
-        let settled = loop {
+        loop {
             let (answer, mut answered) = oneshot::channel();
             self.lock().push_back(Waiting {
                 job: job.clone(),
@@ -97,22 +97,17 @@ impl Settler {
                 next_attempt: AttemptId::new(self.ids.next()),
                 answer,
             });
-            let settled = loop {
+            loop {
                 let turn = self.turn.lock().await;
                 match answered.try_recv() {
-                    Ok(settled) => break Some(settled?),
+                    Ok(written) => return written,
                     Err(oneshot::error::TryRecvError::Empty) => self.write_group().await,
-                    Err(oneshot::error::TryRecvError::Closed) => break None,
+                    // Whoever wrote for this one was stopped before it could say what came of it: ask again.
+                    Err(oneshot::error::TryRecvError::Closed) => break,
                 }
                 drop(turn);
-            };
-            // Whoever wrote for this one was stopped before it could say what came of it: ask again.
-            if let Some(settled) = settled {
-                break settled;
             }
-        };
-        self.count(job, settled);
-        Ok(())
+        }
     }
 
     /// Writes what waits, at most [`GROUP`] ends; if the group cannot be written, each on its own.
@@ -124,7 +119,7 @@ impl Settler {
         };
         let requests: Vec<SettleRequest<'_>> = group.iter().map(Waiting::request).collect();
         match self.write(&requests).await {
-            Ok(settled) => group.into_iter().zip(settled).for_each(|(end, settled)| end.answer(Ok(settled))),
+            Ok(()) => group.into_iter().for_each(|end| end.answer(Ok(()))),
             Err(error) if group.len() == 1 => {
                 if let Some(end) = group.into_iter().next() {
                     end.answer(Err(error));
@@ -139,17 +134,23 @@ impl Settler {
             }
             Err(_) => {
                 for end in group {
-                    let settled = self.write(&[end.request()]).await;
-                    end.answer(settled.map(|settled| settled.first().copied().unwrap_or(Settled::ClaimLost)));
+                    let written = self.write(&[end.request()]).await;
+                    end.answer(written);
                 }
             }
         }
     }
 
-    async fn write(&self, requests: &[SettleRequest<'_>]) -> Result<Vec<Settled>, StoreError> {
+    async fn write(&self, requests: &[SettleRequest<'_>]) -> Result<(), StoreError> {
         let group = self.store.settle(requests, &self.rules.limits, self.rules.prompts, self.clock.now()).await?;
+        // Counted and logged first: who is told that a batch ended finds it in the counters.
+        for (request, settled) in requests.iter().zip(&group.settled) {
+            self.count(request.job, *settled);
+        }
         group.finished.iter().for_each(log_finished);
-        Ok(group.settled)
+        let batches = requests.iter().map(|request| request.job.claim.image.batch);
+        self.store.hints().settled(batches, !group.finished.is_empty());
+        Ok(())
     }
 
     fn count(&self, job: &Job, settled: Settled) {

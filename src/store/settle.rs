@@ -61,7 +61,8 @@ pub struct SettledGroup {
 }
 
 impl Store {
-    /// Writes the ends of attempts in one transaction, in the order given back.
+    /// Writes the ends of attempts in one transaction, in the order given back. Who waits for them is
+    /// told with [`Hints::settled`], when whoever settles has counted them.
     ///
     /// # Errors
     /// [`StoreError`]; nothing is written then, and the same may be tried again.
@@ -74,21 +75,12 @@ impl Store {
     ) -> Result<SettledGroup, StoreError> {
         let mut order: Vec<usize> = (0..requests.len()).collect();
         order.sort_by_key(|&index| requests[index].job.claim.image);
-        let group: SettledGroup = transaction!(self, |connection| {
+        transaction!(self, |connection| {
             let batches = BTreeMap::new();
             let mut run = SettleRun { store: self, connection, limits, prompts, at, batches, finished: Vec::new() };
             let settled = run.settle_all(requests, &order).await?;
             Ok(SettledGroup { settled, finished: run.finished })
-        })?;
-        for request in requests {
-            self.hints.batch(request.job.claim.image.batch);
-        }
-        self.hints.work.send_replace(());
-        self.hints.charges.notify_one();
-        if !group.finished.is_empty() {
-            self.hints.batch_ended.notify_one();
-        }
-        Ok(group)
+        })
     }
 }
 

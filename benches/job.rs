@@ -53,6 +53,9 @@ struct Arguments {
     /// Also measure a batch of three rows beside one of 2,000.
     #[arg(long)]
     fairness: bool,
+    /// A setting of the service, as NAME=VALUE; may be given more than once.
+    #[arg(long)]
+    set: Vec<String>,
     /// Runs the bare loop against this provider; used by the bench itself.
     #[arg(long, hide = true)]
     bare: Option<String>,
@@ -142,7 +145,7 @@ fn picture() -> Vec<u8> {
     let noise = |x: u32, y: u32, channel: u32| {
         let mut hash = (x * 31 + y * 7_919 + channel * 104_729).wrapping_mul(0x9E37_79B9);
         hash ^= hash >> 15;
-        u8::try_from((x + y) / 16 % 200 + hash.wrapping_mul(0x85EB_CA6B) % 10).unwrap()
+        u8::try_from((x + y) / 16 % 200 + hash.wrapping_mul(0x85EB_CA6B) % 5).unwrap()
     };
     let image =
         image::RgbImage::from_fn(1024, 1024, |x, y| image::Rgb([noise(x, y, 0), noise(x, y, 1), noise(x, y, 2)]));
@@ -195,7 +198,10 @@ async fn run_bare(url: &str, arguments: &Arguments) -> Run {
 }
 
 async fn run_service(url: &str, arguments: &Arguments) -> Run {
-    let service = Service::start(url, &[("PROVIDER_CONCURRENCY", arguments.at_once.to_string())]).await;
+    let given = arguments.set.iter().filter_map(|setting| setting.split_once('='));
+    let mut settings = vec![("PROVIDER_CONCURRENCY", arguments.at_once.to_string())];
+    settings.extend(given.map(|(name, value)| (name, value.to_owned())));
+    let service = Service::start(url, &settings).await;
     let (before, start) = (books(service.pid()).0, Instant::now());
     let batch = service.submit(arguments.pictures).await;
     service.done(&batch).await;

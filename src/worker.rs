@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::outcome::Claim;
-use crate::service::claims::Claims;
-use crate::service::execute::{Executor, Signals};
+use crate::service::claims::{Claims, Job};
+use crate::service::execute::{Executor, Signals, Slot};
 
 /// How often the queue is looked at, in case a wake-up was lost.
 const POLL: Duration = Duration::from_secs(1);
@@ -22,11 +23,12 @@ const POLL: Duration = Duration::from_secs(1);
 #[error("the task of a picture panicked")]
 pub struct WorkerError(#[from] tokio::task::JoinError);
 
-/// Runs pictures, at most `concurrency` at a time.
+/// Runs pictures: as many calls as the gate lets through, and a few pictures that are made ready meanwhile.
 pub struct Worker {
     executor: Arc<Executor>,
     claims: Arc<Claims>,
-    concurrency: u32,
+    slots: Arc<Semaphore>,
+    freed: Arc<Notify>,
 }
 
 /// The claims that are being worked on. Two may be of one picture for a moment: the next claim of a
@@ -54,10 +56,14 @@ impl InFlight {
 }
 
 impl Worker {
-    /// A worker that makes pictures with `executor` under `claims`.
+    /// A worker that makes pictures with `executor` under `claims`, `concurrency` calls at a time.
+    ///
+    /// A quarter as many pictures are claimed ahead, so that a call that ends is followed by one that is
+    /// ready. Not more: who sends a small batch waits for those that are claimed.
     #[must_use]
     pub fn new(executor: Arc<Executor>, claims: Arc<Claims>, concurrency: u32) -> Self {
-        Self { executor, claims, concurrency }
+        let slots = Arc::new(Semaphore::new((concurrency + concurrency / 4) as usize));
+        Self { executor, claims, slots, freed: Arc::default() }
     }
 
     /// Works until `signals.draining`, then ends what is under way and gives the rest back.
@@ -83,9 +89,10 @@ impl Worker {
         let mut in_flight = InFlight::default();
         while !signals.draining.is_cancelled() && in_flight.died.is_none() {
             self.take_up(&mut in_flight, signals, look).await;
-            let full = in_flight.claims.len() >= self.concurrency as usize;
+            let full = self.slots.available_permits() == 0;
             tokio::select! {
                 Some(ended) = in_flight.tasks.join_next() => in_flight.end(ended),
+                () = self.freed.notified() => {}
                 () = self.claims.ready(POLL), if !full => {}
                 () = tokio::time::sleep(POLL), if full => {}
                 () = signals.draining.cancelled() => {}
@@ -102,29 +109,35 @@ impl Worker {
 
     /// Starts as many pictures as there is room for; those of dead workers first.
     async fn take_up(&self, in_flight: &mut InFlight, signals: &Signals, look: &AtomicBool) {
-        let mut jobs = Vec::new();
         if look.swap(false, Ordering::Relaxed) {
             match self.claims.strays(&in_flight.claims).await {
-                Ok(strays) => jobs = strays,
+                Ok(strays) => strays.into_iter().for_each(|job| self.spawn(in_flight, job, None, signals)),
                 Err(error) => tracing::warn!(%error, "cannot look for claims left behind"),
             }
         }
-        let taken = in_flight.claims.len() + jobs.len();
-        let room = self.concurrency.saturating_sub(u32::try_from(taken).unwrap_or(u32::MAX));
-        if room > 0 && self.claims.may_start() {
-            match self.claims.claim(room).await {
-                Ok(claimed) => jobs.extend(claimed),
-                Err(error) => tracing::warn!(%error, "cannot claim pictures; trying again"),
-            }
+        let room = u32::try_from(self.slots.available_permits()).unwrap_or(u32::MAX);
+        if room == 0 || !self.claims.may_start() {
+            return;
         }
-        for job in jobs {
-            let (executor, signals, claim) = (self.executor.clone(), signals.clone(), job.claim);
-            in_flight.claims.insert(claim);
-            in_flight.tasks.spawn(async move {
-                executor.run(job, &signals).await;
-                claim
-            });
+        match self.claims.claim(room).await {
+            Ok(claimed) => claimed.into_iter().for_each(|job| self.spawn(in_flight, job, self.slot(), signals)),
+            Err(error) => tracing::warn!(%error, "cannot claim pictures; trying again"),
         }
+    }
+
+    /// A slot; there is one, as nobody else takes any.
+    fn slot(&self) -> Option<Slot> {
+        let permit = self.slots.clone().try_acquire_owned().ok()?;
+        Some(Slot::new(permit, self.freed.clone()))
+    }
+
+    fn spawn(&self, in_flight: &mut InFlight, job: Job, slot: Option<Slot>, signals: &Signals) {
+        let (executor, signals, claim) = (self.executor.clone(), signals.clone(), job.claim);
+        in_flight.claims.insert(claim);
+        in_flight.tasks.spawn(async move {
+            executor.run(job, slot, &signals).await;
+            claim
+        });
     }
 
     /// Beats until `stopped`, and looks after workers that do not.

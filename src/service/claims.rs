@@ -14,7 +14,8 @@ use super::turns::Turns;
 use crate::clock::Clock;
 use crate::domain::ids::WorkerId;
 use crate::domain::outcome::Claim;
-use crate::store::{Beats, Job, Store, StoreError};
+pub use crate::store::Job;
+use crate::store::{Beats, Store, StoreError};
 
 /// A picture that was due and could not be claimed is not asked for more often than this.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, Admitted, quota_exhausted};
@@ -72,6 +73,28 @@ pub struct Executor {
     pub backoff_step: Duration,
 }
 
+/// A place among the pictures that are made ready or whose call is under way. Given back when the call
+/// ended: the next one does not wait for the picture to be stored.
+pub struct Slot {
+    permit: Option<OwnedSemaphorePermit>,
+    freed: Arc<Notify>,
+}
+
+impl Slot {
+    /// Gives `permit` back and tells `freed` when it is dropped.
+    #[must_use]
+    pub const fn new(permit: OwnedSemaphorePermit, freed: Arc<Notify>) -> Self {
+        Self { permit: Some(permit), freed }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        drop(self.permit.take());
+        self.freed.notify_one();
+    }
+}
+
 /// How an execution ended.
 struct Ended {
     outcome: Outcome,
@@ -86,8 +109,10 @@ impl From<Outcome> for Ended {
 
 impl Executor {
     /// Makes the picture of `job` and settles it; leaves the claim as it is when the service stops first.
-    pub async fn run(&self, job: Job, signals: &Signals) {
-        let ended = if job.started { self.reconcile(&job, signals).await } else { self.attempt(&job, signals).await };
+    /// A job that was left behind by a dead worker has no `slot`.
+    pub async fn run(&self, job: Job, slot: Option<Slot>, signals: &Signals) {
+        let ended =
+            if job.started { self.reconcile(&job, signals).await } else { self.attempt(&job, slot, signals).await };
         if let Some(ended) = ended {
             self.settle(&job, ended, signals).await;
         }
@@ -105,7 +130,7 @@ impl Executor {
         Some(outcome.into())
     }
 
-    async fn attempt(&self, job: &Job, signals: &Signals) -> Option<Ended> {
+    async fn attempt(&self, job: &Job, slot: Option<Slot>, signals: &Signals) -> Option<Ended> {
         for &(attempt, number) in &job.earlier_unknown {
             if let Some(receipt) = self.find(job, attempt, number, signals).await? {
                 return Some(Outcome::FoundEarlier { picture: receipt.picture }.into());
@@ -139,7 +164,7 @@ impl Executor {
             Admitted::Stop => return None,
         };
         match self.start(job, signals).await? {
-            Started::Durably => Some(self.send(job, &call, pass, signals).await),
+            Started::Durably => Some(self.send(job, &call, pass, slot, signals).await),
             Started::InDoubt => Some(Outcome::Postponed(RETRY_PAUSE).into()),
         }
     }
@@ -213,7 +238,7 @@ impl Executor {
     }
 
     /// Sends the call and stores what it made.
-    async fn send(&self, job: &Job, call: &ImageCall, pass: Pass<'_>, signals: &Signals) -> Ended {
+    async fn send(&self, job: &Job, call: &ImageCall, pass: Pass<'_>, slot: Option<Slot>, signals: &Signals) -> Ended {
         let answer = tokio::select! {
             answer = tokio::time::timeout(self.call_timeout, self.provider.generate(call)) => answer,
             () = signals.aborting.cancelled() => return Outcome::Interrupted.into(),
@@ -222,6 +247,7 @@ impl Executor {
         let default_pause = self.admission.default_pause();
         let verdict = verdict(answer.as_ref().err(), default_pause);
         self.admission.ended(job.claim.image.batch, pass, verdict).await;
+        drop(slot);
         match answer {
             Ok(answer) => self.answered(job, answer, signals).await,
             Err(error) => {

@@ -62,7 +62,7 @@ pub struct SettledGroup {
 
 impl Store {
     /// Writes the ends of attempts in one transaction, in the order given back. Who waits for them is
-    /// told with [`Hints::settled`], when whoever settles has counted them.
+    /// told with [`Hints::settled`](super::Hints::settled), when whoever settles has counted them.
     ///
     /// # Errors
     /// [`StoreError`]; nothing is written then, and the same may be tried again.

@@ -45,6 +45,7 @@ use crate::service::ledger::Exporter;
 use crate::service::links::{LinkRules, Links};
 use crate::service::memory::PictureMemory;
 use crate::service::notices::Notices;
+use crate::service::references::References;
 use crate::service::settle::Settler;
 use crate::store::{BatchFilter, Limits, Store};
 use crate::telemetry::Counters;
@@ -271,7 +272,7 @@ impl Parts {
             store: self.store.clone(),
             provider: self.image_provider()?,
             assets: self.assets.clone(),
-            references: Arc::new(references(&self.config.references)?),
+            references: References::new(Arc::new(web_references(&self.config.references)?)),
             prices: self.prices.clone(),
             thumbnails: self.config.features.thumbnails.then(Thumbnailer::default),
             clock: self.clock.clone(),
@@ -383,7 +384,7 @@ fn money_rules(config: &Config) -> MoneyRules {
     MoneyRules { limits, live: config.run_mode == RunMode::Live, prompts: config.ledger.prompts, own_model }
 }
 
-fn references(config: &ReferencesConfig) -> anyhow::Result<WebReferences> {
+fn web_references(config: &ReferencesConfig) -> anyhow::Result<WebReferences> {
     let limits = ReferenceLimits {
         concurrency: config.concurrency as usize,
         timeout: config.timeout,

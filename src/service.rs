@@ -13,6 +13,7 @@ pub mod links;
 pub mod memory;
 pub mod notices;
 mod read;
+pub mod references;
 mod retry;
 pub mod settle;
 mod submit;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::admission::{Admission, Admitted, quota_exhausted};
 use super::gate::{Pass, Verdict};
 use super::memory::PictureMemory;
+use super::references::References;
 use super::settle::Settler;
 use crate::assets::picture::{Thumbnailer, inspect, thumbnail_name};
 use crate::assets::{AssetError, AssetStore};
@@ -22,10 +23,8 @@ use crate::domain::money::MicroUsd;
 use crate::domain::outcome::{Outcome, Settlement, decide};
 use crate::domain::picture::{Picture, Receipt, ReferenceImage, Sha256Hex};
 use crate::domain::prices::{PriceTable, Usage};
-use crate::domain::spec::Reference;
 use crate::domain::state::{ErrorCode, ImageError};
 use crate::provider::{Answer, ImageCall, ImageProvider, ProviderError};
-use crate::references::ReferenceSource;
 use crate::store::{CallSpec, Job, Store, StoreError};
 use crate::telemetry::Counters;
 
@@ -52,7 +51,7 @@ pub struct Executor {
     /// Where pictures go.
     pub assets: Arc<dyn AssetStore>,
     /// Where references come from.
-    pub references: Arc<dyn ReferenceSource>,
+    pub references: References,
     /// What answers cost.
     pub prices: Arc<PriceTable>,
     /// Makes thumbnails; `None` while they are switched off.
@@ -148,7 +147,7 @@ impl Executor {
             share = self.memory.share(spec.references.len()) => share?,
             () = signals.draining.cancelled() => return None,
         };
-        let references = match self.fetch_references(&spec.references, signals).await? {
+        let references = match self.references.gather(job, &spec.references, &signals.draining).await? {
             Ok(references) => references,
             Err(error) => return Some(Outcome::Refused(error).into()),
         };
@@ -183,25 +182,6 @@ impl Executor {
             }
             pause(RETRY_PAUSE, &signals.draining).await?;
         }
-    }
-
-    async fn fetch_references(
-        &self,
-        references: &[Reference],
-        signals: &Signals,
-    ) -> Option<Result<Vec<ReferenceImage>, ImageError>> {
-        let mut images = Vec::with_capacity(references.len());
-        for (number, reference) in (1..).zip(references) {
-            let fetched = tokio::select! {
-                fetched = self.references.fetch(reference) => fetched,
-                () = signals.draining.cancelled() => return None,
-            };
-            match fetched {
-                Ok(image) => images.push(image),
-                Err(error) => return Some(Err(error.to_image_error(number))),
-            }
-        }
-        Some(Ok(images))
     }
 
     fn call(&self, job: &Job, spec: &CallSpec, references: Vec<ReferenceImage>) -> Result<ImageCall, ImageError> {

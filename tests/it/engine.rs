@@ -21,6 +21,7 @@ use orchestrator::service::execute::{Executor, Signals};
 use orchestrator::service::gate::{Gate, GateRules};
 use orchestrator::service::memory::PictureMemory;
 use orchestrator::service::notices::Notices;
+use orchestrator::service::references::References;
 use orchestrator::service::settle::Settler;
 use orchestrator::telemetry::Counters;
 use orchestrator::worker::{Worker, WorkerError};
@@ -73,7 +74,7 @@ impl Engine {
             store: store.clone(),
             provider,
             assets: Arc::new(LocalAssets::open(database.folder().to_owned(), clock.clone()).unwrap()),
-            references: Arc::new(NoReferences),
+            references: References::new(Arc::new(NoReferences)),
             prices: Arc::new(PriceTable::parse(EMBEDDED).unwrap()),
             thumbnails: None,
             clock: clock.clone(),

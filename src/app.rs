@@ -45,8 +45,10 @@ use crate::service::ledger::Exporter;
 use crate::service::links::{LinkRules, Links};
 use crate::service::memory::PictureMemory;
 use crate::service::notices::Notices;
+use crate::service::own_references::OwnReferences;
 use crate::service::references::References;
 use crate::service::settle::Settler;
+use crate::service::uploads::Uploads;
 use crate::store::{BatchFilter, Limits, Store};
 use crate::telemetry::Counters;
 use crate::worker::Worker;
@@ -76,6 +78,7 @@ struct Parts {
     store: Arc<Store>,
     assets: Arc<dyn AssetStore>,
     links: Arc<Links>,
+    web: Arc<WebReferences>,
     rules: MoneyRules,
     gate: Arc<Gate>,
     lifecycle: Lifecycle,
@@ -194,6 +197,7 @@ impl Parts {
             store: Arc::new(store),
             rules: money_rules(&config),
             gate: Arc::new(Gate::new(clock.clone(), gate_rules)),
+            web: Arc::new(web_references(&config.references)?),
             lifecycle: Lifecycle::new(config.work.shutdown_grace),
             config,
             clock,
@@ -272,7 +276,7 @@ impl Parts {
             store: self.store.clone(),
             provider: self.image_provider()?,
             assets: self.assets.clone(),
-            references: References::new(Arc::new(web_references(&self.config.references)?)),
+            references: self.references(),
             prices: self.prices.clone(),
             thumbnails: self.config.features.thumbnails.then(Thumbnailer::default),
             clock: self.clock.clone(),
@@ -305,6 +309,12 @@ impl Parts {
         Ok(())
     }
 
+    fn references(&self) -> References {
+        let (store, assets, clock) = (self.store.clone(), self.assets.clone(), self.clock.clone());
+        let own = OwnReferences::new(store, assets, self.web.preparer(), clock, self.counters.clone());
+        References::new(self.web.clone(), own)
+    }
+
     fn image_provider(&self) -> anyhow::Result<Arc<dyn ImageProvider>> {
         let provider = &self.config.provider;
         Ok(match &provider.kind {
@@ -335,9 +345,17 @@ impl Parts {
             self.rules,
             self.lifecycle.draining(),
         );
+        let uploads = Uploads::new(
+            self.store.clone(),
+            self.assets.clone(),
+            self.links.clone(),
+            self.clock.clone(),
+            self.web.preparer(),
+        );
         let limits = &self.config.limits;
         let router = http::router(AppState {
             batches: Arc::new(batches),
+            references: Arc::new(uploads),
             feeds: Arc::new(feeds),
             health: Arc::new(Health::new(
                 self.store.clone(),

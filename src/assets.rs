@@ -67,6 +67,15 @@ pub struct OpenObject {
     pub body: BoxStream<'static, std::io::Result<Bytes>>,
 }
 
+/// What a link leads to, whether or not it still works. Made of what somebody wrote: proves nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkedObject {
+    /// The object, as it is written in the link.
+    pub object: String,
+    /// When the link says that it stops working, if it says so.
+    pub expires_at: Option<Timestamp>,
+}
+
 /// Keeps pictures.
 #[async_trait]
 pub trait AssetStore: Send + Sync + 'static {
@@ -77,6 +86,12 @@ pub trait AssetStore: Send + Sync + 'static {
     /// # Errors
     /// [`AssetError`]; a picture without its receipt is never left behind.
     async fn store(&self, picture: Bytes, thumbnail: Option<Bytes>, receipt: &Receipt) -> Result<(), AssetError>;
+
+    /// Stores a picture that nobody was paid for as `object`, durably. The same bytes stored again are success.
+    ///
+    /// # Errors
+    /// [`AssetError`]; no part of it is left behind.
+    async fn put(&self, object: &str, picture: Bytes) -> Result<(), AssetError>;
 
     /// Looks for the picture whose object name is `stem` and any picture ending.
     ///
@@ -90,6 +105,15 @@ pub trait AssetStore: Send + Sync + 'static {
     /// # Errors
     /// [`AssetError::Unavailable`] where signing needs the network.
     async fn link(&self, object: &str, file_name: &str, ttl: Duration) -> Result<SignedLink, AssetError>;
+
+    /// The object that `url` leads to, if it is a link of the kind that this store hands out.
+    fn locate(&self, url: &str) -> Option<LinkedObject>;
+
+    /// Opens a picture for this service's own use, whoever may see it. An absent one is `Ok(None)`.
+    ///
+    /// # Errors
+    /// [`AssetError::Unavailable`].
+    async fn open(&self, object: &str) -> Result<Option<OpenObject>, AssetError>;
 
     /// Opens an object that this service itself serves, if the query proves the right to it.
     ///

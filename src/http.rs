@@ -9,12 +9,14 @@ pub mod body;
 pub mod describe;
 pub mod etag;
 pub mod extract;
+mod files;
 pub mod images;
 pub mod local;
 pub mod pictures;
 pub mod prefer;
 pub mod problem;
 pub mod progress;
+pub mod references;
 pub mod retry;
 pub mod schema;
 pub mod serve;
@@ -33,6 +35,7 @@ use crate::clock::Clock;
 use crate::service::batches::Batches;
 use crate::service::feed::Feeds;
 use crate::service::health::Health;
+use crate::service::uploads::Uploads;
 use crate::telemetry::Counters;
 
 /// What requests are bounded by.
@@ -57,6 +60,8 @@ impl Default for HttpLimits {
 pub struct AppState {
     /// The use cases of batches.
     pub batches: Arc<Batches>,
+    /// Uploaded reference pictures.
+    pub references: Arc<Uploads>,
     /// Progress streams.
     pub feeds: Arc<Feeds>,
     /// Whether the parts answer.

@@ -12,12 +12,14 @@ pub mod ledger;
 pub mod links;
 pub mod memory;
 pub mod notices;
+pub mod own_references;
 mod read;
 pub mod references;
 mod retry;
 pub mod settle;
 mod submit;
 mod turns;
+pub mod uploads;
 pub mod view;
 
 use crate::domain::ledger::LedgerPrompts;

@@ -22,6 +22,7 @@ mod retry;
 mod rows;
 mod settle;
 mod submit;
+mod uploads;
 mod work;
 
 use std::fs::{File, TryLockError};
@@ -41,6 +42,7 @@ pub use self::read::{BatchFilter, BatchRow, ImageRow, ItemRow};
 pub use self::retry::{FailedImage, FreshAttempt, NewRetry, RetryOutcome};
 pub use self::settle::{SettleRequest, Settled, SettledGroup};
 pub use self::submit::{NewBatch, NewItem, SubmitOutcome};
+pub use self::uploads::{UploadKey, UploadOutcome};
 pub use self::work::Beats;
 
 use self::day::Anchor;

@@ -19,7 +19,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use tokio::io::AsyncReadExt as _;
 
-use super::{AssetError, AssetStore, OpenObject, SignedLink, SignedQuery};
+use super::{AssetError, AssetStore, LinkedObject, OpenObject, SignedLink, SignedQuery};
 use crate::clock::Clock;
 use crate::domain::picture::{PictureFormat, Receipt};
 use crate::domain::time::Timestamp;
@@ -30,7 +30,9 @@ const KEY_BYTES: usize = 64;
 /// Bytes of a picture that are read at once while it is served.
 const PIECE: usize = 64 << 10;
 /// The folders whose objects are served.
-const SERVED: [&str; 2] = ["images", "thumbnails"];
+const SERVED: [&str; 3] = ["images", "thumbnails", "references"];
+/// The path of this service below which objects are served.
+const LINKS: &str = "/assets/";
 
 /// Pictures in a folder.
 #[derive(Clone)]
@@ -126,6 +128,11 @@ impl AssetStore for LocalAssets {
         self.blocking(move |assets| assets.store_files(&picture, thumbnail.as_deref(), &receipt)).await
     }
 
+    async fn put(&self, object: &str, picture: Bytes) -> Result<(), AssetError> {
+        let object = object.to_owned();
+        self.blocking(move |assets| assets.create(&object, &picture)).await
+    }
+
     async fn find(&self, stem: &str) -> Result<Option<Receipt>, AssetError> {
         let stem = stem.to_owned();
         self.blocking(move |assets| assets.find_files(&stem)).await
@@ -140,11 +147,23 @@ impl AssetStore for LocalAssets {
             .append_pair("name", file_name)
             .append_pair("signature", &URL_SAFE_NO_PAD.encode(signature))
             .finish();
-        Ok(SignedLink { url: format!("/assets/{object}?{query}"), expires_at })
+        Ok(SignedLink { url: format!("{LINKS}{object}?{query}"), expires_at })
+    }
+
+    fn locate(&self, url: &str) -> Option<LinkedObject> {
+        let link = url.strip_prefix(LINKS)?.split('#').next()?;
+        let (object, query) = link.split_once('?').unwrap_or((link, ""));
+        let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+        let expires = pairs.find_map(|(name, value)| (name == "expires").then(|| value.parse().ok()).flatten());
+        Some(LinkedObject { object: object.to_owned(), expires_at: expires.map(Timestamp::from_millis) })
     }
 
     async fn open_signed(&self, object: &str, query: &SignedQuery) -> Result<Option<OpenObject>, AssetError> {
-        if !is_object_name(object) || !self.is_signed(object, query) {
+        if self.is_signed(object, query) { self.open(object).await } else { Ok(None) }
+    }
+
+    async fn open(&self, object: &str) -> Result<Option<OpenObject>, AssetError> {
+        if !is_object_name(object) {
             return Ok(None);
         }
         let Some(content_type) = content_type(object) else { return Ok(None) };

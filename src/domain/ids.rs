@@ -106,6 +106,15 @@ impl ImageKey {
     pub fn object_stem(&self, number: u32) -> String {
         format!("images/{}/{}-{}-{number}", self.batch, self.ordinal, self.variant)
     }
+
+    /// The picture that an object name is about, if it is about one. Does not say that the object is there, nor
+    /// that this is its only name.
+    #[must_use]
+    pub fn of_object(object: &str) -> Option<Self> {
+        let (batch, rest) = object.strip_prefix("images/")?.split_once('/')?;
+        let mut numbers = rest.split('-').map(|number| number.parse().ok());
+        Some(Self { batch: batch.parse().ok()?, ordinal: numbers.next()??, variant: numbers.next()?? })
+    }
 }
 
 impl fmt::Display for ImageKey {

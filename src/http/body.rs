@@ -5,9 +5,10 @@
 //!
 //! Input is camelCase or the original service's names; both at once is a fault. An explicit `null`
 //! in an optional field counts as absent. The files: [`at`] where a fault is, [`json`] the strict
-//! reader, [`fields`] one object, [`items`] its rows, [`references`] its pictures, [`hash`] what a
+//! reader, [`fields`] one object, [`items`] its rows, [`references`] its pictures, [`address`] where those are, [`hash`] what a
 //! repeated request is recognised by.
 
+mod address;
 mod at;
 mod fields;
 mod hash;
@@ -38,6 +39,8 @@ pub struct Rules<'a> {
     pub max_variants: u32,
     /// The model of a batch that names none.
     pub default_model: &'a str,
+    /// The name and port by which the client reached this service, if it said so.
+    pub host: Option<&'a str>,
 }
 
 /// A body without faults.
@@ -75,7 +78,7 @@ fn read_batch(value: &Value, rules: Rules<'_>, faults: &mut Faults) -> Result<Ac
     let run_mode = fields.choice("runMode", "dry_run or live", faults);
     let model = read_model(&fields, faults);
     let pack = fields.get("referencePack");
-    let pack = pack.map(|(value, at)| references::read_pack(value, &at, faults)).unwrap_or_default();
+    let pack = pack.map(|(value, at)| references::read_pack(value, &at, rules.host, faults)).unwrap_or_default();
     let items = items::read(&fields, &pack, rules, faults);
 
     let requested = model?;

@@ -8,7 +8,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{AppState, images, pictures, progress, retry, status};
+use super::{AppState, images, pictures, progress, references, retry, status};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -21,6 +21,7 @@ use super::{AppState, images, pictures, progress, retry, status};
     ),
     tags(
         (name = "batches", description = "Submit, read and cancel batches"),
+        (name = "references", description = "Pictures for a model to go by"),
         (name = "pictures", description = "Links to pictures, and the pictures themselves"),
         (name = "progress", description = "Server-sent events"),
         (name = "service", description = "Health, counters, this description"),
@@ -35,6 +36,7 @@ pub fn routes() -> (Router<AppState>, OpenApi) {
         .routes(routes!(images::get))
         .routes(routes!(images::cancel))
         .routes(routes!(retry::retry))
+        .routes(routes!(references::upload))
         .routes(routes!(images::budget))
         .routes(routes!(progress::events, progress::events_head))
         .routes(routes!(progress::progress, progress::progress_head))
@@ -106,7 +108,8 @@ mod tests {
           "head /progress/{batchId}",
           "post /images",
           "post /images/{batchId}/cancel",
-          "post /images/{batchId}/retry"
+          "post /images/{batchId}/retry",
+          "post /references"
         ]
         "#);
         assert!(description["openapi"].as_str().unwrap().starts_with("3.1"));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::header::{ETAG, LOCATION};
+use axum::http::header::{ETAG, HOST, LOCATION};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
@@ -95,9 +95,14 @@ enum SubmitAnswer {
 async fn check(state: &AppState, headers: &HeaderMap, upload: Upload) -> Result<(Option<String>, Accepted), Problem> {
     let (limits, default_model) = (state.limits, Arc::clone(&state.default_model));
     let large = upload.bytes.len() > CHECKED_IN_PLACE;
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
     let check = move || {
-        let rules =
-            Rules { max_rows: limits.max_rows, max_variants: limits.max_variants, default_model: &default_model };
+        let rules = Rules {
+            max_rows: limits.max_rows,
+            max_variants: limits.max_variants,
+            default_model: &default_model,
+            host: host.as_deref(),
+        };
         body::check(&upload.bytes, rules)
     };
     let checked = if large { tokio::task::spawn_blocking(check).await.map_err(stopped)? } else { check() };

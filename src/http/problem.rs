@@ -184,7 +184,7 @@ pub struct Problem {
     instance: Option<Box<str>>,
     /// The stable name to decide by.
     code: Code,
-    /// Everything that is wrong with the request, with `invalid_request`.
+    /// Everything that is wrong with the request, with `invalid_request` and with files that are refused.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<Fault>,
@@ -247,11 +247,24 @@ impl Problem {
     /// The request breaks these rules; all of them are told at once.
     #[must_use]
     pub fn invalid(faults: Vec<Fault>) -> Self {
+        Self::with_faults(Code::InvalidRequest, faults)
+    }
+
+    /// The request breaks rules of several kinds, all told at once; the first in the order of refusals has the say.
+    #[must_use]
+    pub fn of_faults(faults: Vec<(Code, Fault)>) -> Self {
+        let has = |code: &Code| faults.iter().any(|(of, _)| of == code);
+        let order = [Code::PayloadTooLarge, Code::UnsupportedMediaType];
+        let code = order.into_iter().find(has).unwrap_or(Code::InvalidRequest);
+        Self::with_faults(code, faults.into_iter().map(|(_, fault)| fault).collect())
+    }
+
+    fn with_faults(code: Code, faults: Vec<Fault>) -> Self {
         let detail = match faults.as_slice() {
             [only] => Cow::Owned(format!("{}: {}", only.place(), only.detail)),
             several => Cow::Owned(format!("{} things are wrong with the request; see errors", several.len())),
         };
-        Self { errors: faults, ..Self::new(Code::InvalidRequest, detail) }
+        Self { errors: faults, ..Self::new(code, detail) }
     }
 
     /// The service cannot work now, for these reasons.

@@ -83,8 +83,9 @@ pub enum ReferenceBody {
 /// A picture to go by.
 #[derive(serde::Serialize, ToSchema)]
 pub struct ReferenceObject {
-    /// An absolute `https://` (or `http://`) address without user info.
-    #[schema(max_length = 2048, format = "uri")]
+    /// An absolute `https://` (or `http://`) address without user info; or the `url` of a picture of this service,
+    /// uploaded or made, which is found without a network call, also when the link has expired.
+    #[schema(max_length = 2048, format = "uri-reference")]
     url: String,
     /// What of it counts; the row's `referenceMode` unless given.
     mode: Option<ReferenceModeBody>,
@@ -101,6 +102,15 @@ pub enum ReferenceModeBody {
     StyleOnly,
     /// Its style and how it is composed.
     StyleAndComposition,
+}
+
+/// Reference pictures to keep.
+#[derive(serde::Serialize, ToSchema)]
+pub struct UploadBody {
+    /// PNG, JPEG, WebP or GIF (its first frame), each in a part of this name. At most 10 MiB and 25 million pixels
+    /// a file, unless the service is set up otherwise. What a part says of its type or name does not count.
+    #[schema(min_items = 1, max_items = 6)]
+    images: Vec<PictureBytes>,
 }
 
 /// The bytes of a picture.

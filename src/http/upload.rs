@@ -23,7 +23,7 @@ const LINGER: Duration = Duration::from_secs(5);
 const LINGER_BYTES: u64 = 64 << 20;
 
 /// Most bytes of bodies that are read or checked at the same time, in all requests together.
-const BYTES_IN_FLIGHT: usize = 64 << 20;
+pub(super) const BYTES_IN_FLIGHT: usize = 64 << 20;
 /// How long a request waits for its share of them.
 const SHARE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -39,9 +39,19 @@ impl Default for UploadBudget {
 
 impl UploadBudget {
     /// Waits for the share of a body of at most `most` bytes.
-    async fn share(&self, headers: &HeaderMap, most: usize) -> Result<OwnedSemaphorePermit, Problem> {
+    pub(super) async fn share(&self, headers: &HeaderMap, most: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let bytes = length(headers).map_or(most, |length| usize::try_from(length).unwrap_or(most));
+        self.take(bytes.min(most).min(BYTES_IN_FLIGHT)).await
+    }
+
+    /// Adds `bytes` bytes to a share. Who waits for them holds a part, and so gives up in the end.
+    pub(super) async fn grow(&self, share: &mut OwnedSemaphorePermit, bytes: usize) -> Result<(), Problem> {
+        share.merge(self.take(bytes).await?);
+        Ok(())
+    }
+
+    async fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
         let busy = || Problem::new(Code::Unavailable, "too many bodies are being read; send this one again later");
-        let bytes = length(headers).map_or(most, |length| usize::try_from(length).unwrap_or(most)).min(BYTES_IN_FLIGHT);
         let bytes = u32::try_from(bytes).map_err(|_| busy())?;
         let share = tokio::time::timeout(SHARE_TIMEOUT, Arc::clone(&self.0).acquire_many_owned(bytes)).await;
         share.map_err(|_| busy())?.map_err(|_| busy())
@@ -76,38 +86,56 @@ pub async fn read_json(headers: &HeaderMap, body: Body, most: usize, budget: &Up
         Ok(Err(problem)) => problem,
         Err(_) => too_slow(),
     };
-    // A client that waits for "100 Continue" has sent nothing, and reading would ask it to.
-    if problem.code() != Code::RequestTimeout && !headers.contains_key(EXPECT) {
-        let _ = tokio::time::timeout(LINGER, discard(&mut stream)).await;
-    }
+    linger(headers, &mut stream, &problem).await;
     Err(problem)
 }
 
-fn too_slow() -> Problem {
+/// Reads a refused body on for a while, so that its sender sees the answer.
+pub(super) async fn linger(headers: &HeaderMap, stream: &mut BodyDataStream, problem: &Problem) {
+    // A client that waits for "100 Continue" has sent nothing, and reading would ask it to.
+    if problem.code() != Code::RequestTimeout && !headers.contains_key(EXPECT) {
+        let _ = tokio::time::timeout(LINGER, discard(stream)).await;
+    }
+}
+
+/// The next piece of a body, if it comes before the longest pause is over.
+pub(super) async fn in_time<T>(piece: impl Future<Output = T>) -> Result<T, Problem> {
+    tokio::time::timeout(PIECE_TIMEOUT, piece).await.map_err(|_| too_slow())
+}
+
+pub(super) fn too_slow() -> Problem {
     Problem::new(Code::RequestTimeout, "the body did not arrive in time")
 }
 
-fn too_large(most: usize) -> Problem {
+pub(super) fn too_large(most: usize) -> Problem {
     Problem::new(Code::PayloadTooLarge, format!("the body may have at most {most} bytes"))
 }
 
+/// Refuses a body that is compressed.
+pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") else {
+        return Ok(());
+    };
+    let detail = format!("the body must not be encoded, and it is with {encoding:?}");
+    Err(Problem::new(Code::UnsupportedMediaType, detail))
+}
+
 fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
-    let unsupported = |detail: String| Err(Problem::new(Code::UnsupportedMediaType, detail));
-    if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
-        return unsupported(format!("the body must not be encoded, and it is with {encoding:?}"));
-    }
+    check_encoding(headers)?;
     let given = headers.get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
     let essence = given.as_deref().and_then(|text| text.split(';').next()).map(str::trim).unwrap_or_default();
     if essence.eq_ignore_ascii_case("application/json") {
         return Ok(());
     }
     let given = if essence.is_empty() { "nothing" } else { essence };
-    unsupported(format!(
+    let detail = format!(
         "send application/json; the Content-Type says {given} (text/csv and application/jsonl are not taken yet)"
-    ))
+    );
+    Err(Problem::new(Code::UnsupportedMediaType, detail))
 }
 
-fn check_length(headers: &HeaderMap, most: usize) -> Result<(), Problem> {
+/// Refuses a body that is said to be longer than `most` bytes.
+pub(super) fn check_length(headers: &HeaderMap, most: usize) -> Result<(), Problem> {
     if length(headers).is_some_and(|length| length > most as u64) { Err(too_large(most)) } else { Ok(()) }
 }
 
@@ -119,14 +147,13 @@ fn length(headers: &HeaderMap) -> Option<u64> {
 async fn collect(stream: &mut BodyDataStream, most: usize) -> Result<Bytes, Problem> {
     let mut body = BytesMut::new();
     loop {
-        match tokio::time::timeout(PIECE_TIMEOUT, stream.next()).await {
-            Err(_) => return Err(too_slow()),
-            Ok(None) => return Ok(body.freeze()),
-            Ok(Some(Err(_))) => {
+        match in_time(stream.next()).await? {
+            None => return Ok(body.freeze()),
+            Some(Err(_)) => {
                 return Err(Problem::invalid(vec![Fault::in_body(String::new(), "the body broke off")]));
             }
-            Ok(Some(Ok(piece))) if body.len() + piece.len() > most => return Err(too_large(most)),
-            Ok(Some(Ok(piece))) => body.extend_from_slice(&piece),
+            Some(Ok(piece)) if body.len() + piece.len() > most => return Err(too_large(most)),
+            Some(Ok(piece)) => body.extend_from_slice(&piece),
         }
     }
 }

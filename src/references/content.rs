@@ -3,7 +3,9 @@
 //! Takes PNG, JPEG, WebP and the first frame of GIF, told apart by their first bytes and by nothing that anybody
 //! claims. Looks at dimensions before it decodes, bounds the decoder, and always encodes anew, so that nothing of
 //! the file but its pixels goes on to a provider: no EXIF, no place, no trailing bytes. Synchronous and heavy:
-//! call it off the async threads, one at a time.
+//! [`Preparer`] calls it off the async threads, one at a time.
+
+mod preparer;
 
 use std::io::Cursor;
 
@@ -12,6 +14,8 @@ use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+
+pub use self::preparer::{Hashed, Preparer};
 
 use super::ReferenceError;
 use crate::domain::picture::PictureFormat;
@@ -56,6 +60,12 @@ pub fn prepare(bytes: &[u8], max_pixels: u64) -> Result<Prepared, ReferenceError
     }
     picture.apply_orientation(orientation);
     encode(&picture, format)
+}
+
+/// Whether the first bytes are those of a kind of picture that is taken.
+#[must_use]
+pub fn is_taken(bytes: &[u8]) -> bool {
+    sniff(bytes).is_ok()
 }
 
 fn sniff(bytes: &[u8]) -> Result<ImageFormat, ReferenceError> {

@@ -1,19 +1,18 @@
 //! References fetched over HTTP: the adapter of [`ReferenceSource`] for URLs that strangers wrote.
 //!
-//! Owns how many are fetched at once in the whole process, how often a fetch is tried, and that one picture is
-//! decoded at a time. What may be connected to is the business of [`net`](crate::net), what may be in the bytes
-//! that of [`content`]. Keeps nothing.
+//! Owns how many are fetched at once in the whole process, and how often a fetch is tried. What may be connected
+//! to is the business of [`net`](crate::net), what may be in the bytes that of [`content`](super::content). Keeps
+//! nothing.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use super::content::{self, Prepared};
+use super::content::Preparer;
 use super::{ReferenceError, ReferenceSource};
-use crate::domain::picture::{ReferenceImage, Sha256Hex};
+use crate::domain::picture::ReferenceImage;
 use crate::domain::spec::Reference;
 use crate::net::address::Allowlist;
 use crate::net::client::{
@@ -66,9 +65,8 @@ pub struct WebReferences {
     client: GuardedClient,
     timeout: Duration,
     retries: u32,
-    max_pixels: u64,
     fetching: Semaphore,
-    decoding: Arc<Semaphore>,
+    preparer: Preparer,
 }
 
 impl WebReferences {
@@ -88,10 +86,15 @@ impl WebReferences {
             client: GuardedClient::new(config, lookup)?,
             timeout: limits.timeout,
             retries: limits.retries,
-            max_pixels: limits.max_pixels,
             fetching: Semaphore::new(limits.concurrency.max(1)),
-            decoding: Arc::new(Semaphore::new(1)),
+            preparer: Preparer::new(limits.max_bytes, limits.max_pixels),
         })
+    }
+
+    /// Who prepares the pictures: for those that come another way too, as one is decoded at a time.
+    #[must_use]
+    pub fn preparer(&self) -> Preparer {
+        self.preparer.clone()
     }
 
     async fn fetch_bytes(&self, url: &str) -> Result<Bytes, FetchError> {
@@ -110,19 +113,6 @@ impl WebReferences {
         }
         self.client.fetch(url).await.map(|fetched| fetched.bytes)
     }
-
-    async fn prepare(&self, bytes: Bytes, promised: Option<String>) -> Result<Prepared, ReferenceError> {
-        let turn = self.decoding.clone().acquire_owned().await.map_err(|_| stopped())?;
-        let max_pixels = self.max_pixels;
-        let decoded = tokio::task::spawn_blocking(move || {
-            // Held inside: a caller that goes away does not stop the decoder, and must not start a second one.
-            let _turn = turn;
-            check_hash(&bytes, promised.as_deref())?;
-            content::prepare(&bytes, max_pixels)
-        });
-        // A decoder that panics has met a picture it cannot read.
-        decoded.await.unwrap_or_else(|_| Err(ReferenceError::Unusable("it cannot be decoded".to_owned())))
-    }
 }
 
 #[async_trait]
@@ -131,7 +121,7 @@ impl ReferenceSource for WebReferences {
         // Held until the picture is ready: the bytes that wait for the decoder are bounded by it too.
         let _slot = self.fetching.acquire().await.map_err(|_| stopped())?;
         let bytes = self.fetch_bytes(&reference.url).await?;
-        let picture = self.prepare(bytes, reference.sha256.clone()).await?;
+        let picture = self.preparer.prepare(bytes, reference.sha256.clone()).await?;
         Ok(ReferenceImage { bytes: picture.bytes, format: picture.format, mode: reference.mode })
     }
 }
@@ -149,15 +139,6 @@ impl From<FetchError> for ReferenceError {
 
 fn stopped() -> ReferenceError {
     ReferenceError::Unreachable("the service is stopping".to_owned())
-}
-
-fn check_hash(bytes: &[u8], promised: Option<&str>) -> Result<(), ReferenceError> {
-    match promised {
-        Some(promised) if !Sha256Hex::of(bytes).to_string().eq_ignore_ascii_case(promised) => {
-            Err(ReferenceError::Unusable("its bytes do not have the SHA-256 that was given".to_owned()))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::own_references::OwnReferences;
 use crate::domain::picture::ReferenceImage;
 use crate::domain::spec::Reference;
 use crate::domain::state::ImageError;
@@ -13,13 +14,14 @@ use crate::store::Job;
 /// Gets references.
 pub struct References {
     web: Arc<dyn ReferenceSource>,
+    own: OwnReferences,
 }
 
 impl References {
-    /// What strangers wrote comes from `web`.
+    /// What strangers wrote comes from `web`, what is kept here from `own`.
     #[must_use]
-    pub fn new(web: Arc<dyn ReferenceSource>) -> Self {
-        Self { web }
+    pub const fn new(web: Arc<dyn ReferenceSource>, own: OwnReferences) -> Self {
+        Self { web, own }
     }
 
     /// All references of `job`, or the first that cannot be had; `None` when the service stops first.
@@ -43,7 +45,10 @@ impl References {
         Some(Ok(images))
     }
 
-    async fn get(&self, _job: &Job, reference: &Reference) -> Result<ReferenceImage, ReferenceError> {
+    async fn get(&self, job: &Job, reference: &Reference) -> Result<ReferenceImage, ReferenceError> {
+        if let Some(link) = self.own.locate(reference) {
+            return self.own.get(&job.owner, &link, reference).await;
+        }
         self.web.fetch(reference).await
     }
 }

@@ -191,3 +191,29 @@ pub struct ScopeView {
     #[schema(value_type = f64)]
     pub unknown: MicroUsd,
 }
+
+/// Uploaded pictures, in the order of the files.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct UploadView {
+    /// One for each file.
+    pub references: Vec<UploadedView>,
+}
+
+/// An uploaded picture as it is stored: upright, at most 2,048 pixels a side, without metadata.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UploadedView {
+    /// A link to it, and what to refer to it by in a batch, also after the link has expired.
+    pub url: String,
+    /// Of the stored picture, lowercase hex.
+    pub sha256: String,
+    /// Pixels across.
+    pub width: u32,
+    /// Pixels down.
+    pub height: u32,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Its media type.
+    #[schema(example = "image/png")]
+    pub mime_type: String,
+}

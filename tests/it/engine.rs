@@ -13,6 +13,7 @@ use orchestrator::domain::picture::ReferenceImage;
 use orchestrator::domain::prices::{EMBEDDED, PriceTable};
 use orchestrator::domain::spec::Reference;
 use orchestrator::provider::ImageProvider;
+use orchestrator::references::content::Preparer;
 use orchestrator::references::{ReferenceError, ReferenceSource};
 use orchestrator::service::MoneyRules;
 use orchestrator::service::admission::Admission;
@@ -21,6 +22,7 @@ use orchestrator::service::execute::{Executor, Signals};
 use orchestrator::service::gate::{Gate, GateRules};
 use orchestrator::service::memory::PictureMemory;
 use orchestrator::service::notices::Notices;
+use orchestrator::service::own_references::OwnReferences;
 use orchestrator::service::references::References;
 use orchestrator::service::settle::Settler;
 use orchestrator::telemetry::Counters;
@@ -70,11 +72,14 @@ impl Engine {
         let gate = Arc::new(Gate::new(clock.clone(), rules));
         let notices = Notices::new(store.clone(), clock.clone());
         let ids = Arc::new(RandomIds::default());
+        let assets = Arc::new(LocalAssets::open(database.folder().to_owned(), clock.clone()).unwrap());
+        let preparer = Preparer::new(10 << 20, 25_000_000);
+        let own = OwnReferences::new(store.clone(), assets.clone(), preparer, clock.clone(), counters.clone());
         let executor = Executor {
             store: store.clone(),
             provider,
-            assets: Arc::new(LocalAssets::open(database.folder().to_owned(), clock.clone()).unwrap()),
-            references: References::new(Arc::new(NoReferences)),
+            assets,
+            references: References::new(Arc::new(NoReferences), own),
             prices: Arc::new(PriceTable::parse(EMBEDDED).unwrap()),
             thumbnails: None,
             clock: clock.clone(),

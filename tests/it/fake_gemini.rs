@@ -97,6 +97,8 @@ impl Default for Allowed {
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) prompt: String,
+    /// The base64 of the pictures that it was shown.
+    pub(crate) shown: Vec<String>,
     pub(crate) fault: Fault,
 }
 
@@ -186,9 +188,9 @@ async fn serve(connection: TcpStream, state: Arc<State>) -> Option<()> {
     let (read, mut write) = connection.into_split();
     let mut read = BufReader::with_capacity(64 << 10, read);
     loop {
-        let prompt = read_prompt(&mut read).await?;
+        let (prompt, shown) = read_call(&mut read).await?;
         let Some(delay) = state.refusal() else {
-            let keep = answer(&mut write, &state, &prompt).await;
+            let keep = answer(&mut write, &state, &prompt, shown).await;
             state.under_way.lock().unwrap().0 -= 1;
             keep?;
             continue;
@@ -198,8 +200,8 @@ async fn serve(connection: TcpStream, state: Arc<State>) -> Option<()> {
     }
 }
 
-/// Reads a request and returns its first text part.
-async fn read_prompt(read: &mut BufReader<tokio::net::tcp::OwnedReadHalf>) -> Option<String> {
+/// Reads a request and returns its first text part and its pictures.
+async fn read_call(read: &mut BufReader<tokio::net::tcp::OwnedReadHalf>) -> Option<(String, Vec<String>)> {
     let mut length = 0;
     loop {
         let mut line = String::new();
@@ -218,7 +220,9 @@ async fn read_prompt(read: &mut BufReader<tokio::net::tcp::OwnedReadHalf>) -> Op
     let mut body = vec![0; length];
     read.read_exact(&mut body).await.ok()?;
     let body: Value = serde_json::from_slice(&body).ok()?;
-    body["contents"][0]["parts"][0]["text"].as_str().map(str::to_owned)
+    let parts = body["contents"][0]["parts"].as_array()?;
+    let shown = parts.iter().filter_map(|part| part["inlineData"]["data"].as_str().map(str::to_owned)).collect();
+    Some((parts[0]["text"].as_str()?.to_owned(), shown))
 }
 
 impl State {
@@ -253,7 +257,7 @@ impl State {
     }
 }
 
-async fn answer(write: &mut OwnedWriteHalf, state: &State, prompt: &str) -> Option<()> {
+async fn answer(write: &mut OwnedWriteHalf, state: &State, prompt: &str, shown: Vec<String>) -> Option<()> {
     let count = {
         let mut counts = state.per_prompt.lock().unwrap();
         let count = counts.entry(prompt.to_owned()).or_default();
@@ -261,7 +265,7 @@ async fn answer(write: &mut OwnedWriteHalf, state: &State, prompt: &str) -> Opti
         *count - 1
     };
     let fault = (state.script)(prompt, count);
-    state.calls.lock().unwrap().push(Call { prompt: prompt.to_owned(), fault });
+    state.calls.lock().unwrap().push(Call { prompt: prompt.to_owned(), shown, fault });
     if fault.is_picture() || fault.is_unknown() {
         state.charge(PICTURE_MICROS);
     }

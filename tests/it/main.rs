@@ -30,3 +30,4 @@ mod retry;
 mod scheduler;
 mod sse;
 mod store;
+mod uploads;

@@ -2,14 +2,12 @@
 //! address may be fetched is decided when it is fetched.
 
 use serde_json::Value;
-use url::Url;
 
+use super::address::{self, Address};
 use super::at::{At, Faults, Noted};
 use super::fields::{Fields, Known, kind};
 use crate::domain::spec::{MAX_REFERENCES, Reference, ReferenceMode};
 
-/// Longest address, in characters.
-const MAX_URL_CHARS: usize = 2_048;
 /// Hex digits of a SHA-256.
 const SHA256_DIGITS: usize = 64;
 /// The modes, in words.
@@ -20,17 +18,15 @@ pub(in crate::http) const REFERENCE: Known = &[&["url"], &["mode"], &["sha256"]]
 /// A reference whose mode may still come from its row.
 #[derive(Debug, Clone)]
 pub(super) struct Draft {
-    url: String,
-    /// The address as the parser understands it: two spellings of one address are one reference.
-    normal: String,
+    address: Address,
     mode: Option<ReferenceMode>,
     sha256: Option<String>,
 }
 
 /// The references that every row gets after its own.
-pub(super) fn read_pack(value: &Value, at: &At<'_>, faults: &mut Faults) -> Vec<Draft> {
+pub(super) fn read_pack(value: &Value, at: &At<'_>, host: Option<&str>, faults: &mut Faults) -> Vec<Draft> {
     let mut pack: Vec<Draft> = Vec::new();
-    for draft in read_list(value, at, faults) {
+    for draft in read_list(value, at, host, faults) {
         if !pack.iter().any(|earlier| same(earlier, &draft)) {
             pack.push(draft);
         }
@@ -43,12 +39,12 @@ pub(super) fn read_pack(value: &Value, at: &At<'_>, faults: &mut Faults) -> Vec<
 }
 
 /// The references of a list that have no fault.
-pub(super) fn read_list(value: &Value, at: &At<'_>, faults: &mut Faults) -> Vec<Draft> {
+pub(super) fn read_list(value: &Value, at: &At<'_>, host: Option<&str>, faults: &mut Faults) -> Vec<Draft> {
     let Value::Array(list) = value else {
         faults.add(at, format!("must be an array, not {}", kind(value)));
         return Vec::new();
     };
-    list.iter().enumerate().filter_map(|(index, value)| read_one(value, &at.index(index), faults).ok()).collect()
+    list.iter().enumerate().filter_map(|(index, value)| read_one(value, &at.index(index), host, faults).ok()).collect()
 }
 
 /// An item's own references, then the pack's, each once: the first of two with the same address or
@@ -61,7 +57,8 @@ pub(super) fn merge(own: Vec<Draft>, pack: &[Draft], mode: ReferenceMode) -> Vec
             merged.push(draft);
         }
     }
-    let finish = |draft: Draft| Reference { url: draft.url, mode: draft.mode.unwrap_or(mode), sha256: draft.sha256 };
+    let finish =
+        |draft: Draft| Reference { url: draft.address.url, mode: draft.mode.unwrap_or(mode), sha256: draft.sha256 };
     merged.into_iter().map(finish).collect()
 }
 
@@ -74,48 +71,24 @@ pub(super) fn bound(merged: &[Reference], at: &At<'_>, faults: &mut Faults) {
 }
 
 fn same(one: &Draft, other: &Draft) -> bool {
-    one.normal == other.normal || (one.sha256.is_some() && one.sha256 == other.sha256)
+    one.address.normal == other.address.normal || (one.sha256.is_some() && one.sha256 == other.sha256)
 }
 
 /// A reference as a bare address or as an object.
-fn read_one(value: &Value, at: &At<'_>, faults: &mut Faults) -> Result<Draft, Noted> {
+fn read_one(value: &Value, at: &At<'_>, host: Option<&str>, faults: &mut Faults) -> Result<Draft, Noted> {
+    let read =
+        |text: &str, at: &At<'_>, faults: &mut Faults| address::read(text, host).map_err(|fault| faults.add(at, fault));
     if let Value::String(text) = value {
-        let normal = read_url(text, at, faults)?;
-        return Ok(Draft { url: text.clone(), normal, mode: None, sha256: None });
+        return Ok(Draft { address: read(text, at, faults)?, mode: None, sha256: None });
     }
     if !value.is_object() {
         return Err(faults.add(at, format!("must be a URL or an object with one, not {}", kind(value))));
     }
     let fields = Fields::of(value, at, REFERENCE, faults)?;
-    let url = fields.required_text("url", faults).and_then(|(text, at)| Ok((text, read_url(text, &at, faults)?)));
+    let address = fields.required_text("url", faults).and_then(|(text, at)| read(text, &at, faults));
     let mode = fields.choice("mode", MODES, faults);
     let sha256 = read_sha256(&fields, faults);
-    let (url, normal) = url?;
-    Ok(Draft { url: url.to_owned(), normal, mode: mode?, sha256: sha256? })
-}
-
-/// The normal form of an absolute web address without user info.
-fn read_url(text: &str, at: &At<'_>, faults: &mut Faults) -> Result<String, Noted> {
-    // The parser would drop white space and control characters in silence.
-    let odd = |c: char| c.is_whitespace() || c.is_control();
-    let fault = if text.chars().count() > MAX_URL_CHARS {
-        format!("must have at most {MAX_URL_CHARS} characters")
-    } else if text.chars().any(odd) {
-        "must be a URL without white space or control characters".to_owned()
-    } else {
-        match Url::parse(text) {
-            Err(_) => "must be an absolute URL that starts with https:// or http://".to_owned(),
-            Ok(url) if !matches!(url.scheme(), "http" | "https") => {
-                "only https:// and http:// references are taken".to_owned()
-            }
-            Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-                "must not contain a user name or a password".to_owned()
-            }
-            Ok(url) if url.host_str().is_none_or(str::is_empty) => "must name a host".to_owned(),
-            Ok(url) => return Ok(url.into()),
-        }
-    };
-    Err(faults.add(at, fault))
+    Ok(Draft { address: address?, mode: mode?, sha256: sha256? })
 }
 
 /// The hash in lower case, if there is one.

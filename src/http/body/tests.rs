@@ -3,7 +3,8 @@ use serde_json::json;
 use super::*;
 use crate::domain::spec::{ImageSize, ReferenceMode};
 
-const RULES: Rules<'_> = Rules { max_rows: 1_000, max_variants: 3, default_model: "standard" };
+const RULES: Rules<'_> =
+    Rules { max_rows: 1_000, max_variants: 3, default_model: "standard", host: Some("127.0.0.1:9090") };
 
 fn check_value(body: &Value) -> Result<Accepted, Vec<Fault>> {
     check(body.to_string().as_bytes(), RULES)
@@ -157,7 +158,9 @@ fn a_reference_is_an_absolute_web_address_without_user_info() {
         "",
         "a.png",
         "//a.test/x",
-        "/assets/x",
+        "/assets",
+        "//assets/x",
+        "assets/x",
         "gs://bucket/x",
         "file:///etc/passwd",
         "data:image/png;base64,AA",
@@ -178,9 +181,46 @@ fn a_reference_is_an_absolute_web_address_without_user_info() {
         "HTTPS://A.TEST",
         "https://b\u{fc}cher.test/",
         &long[..2_048],
+        "/assets/references/a/b.png",
     ] {
         assert!(item_faults(&item(&json!({"references": [good]}))).is_empty(), "{good}");
     }
+}
+
+#[test]
+fn a_picture_of_this_service_is_kept_by_its_path_however_the_client_reached_the_service() {
+    let link = "/assets/images/b/1.png?expires=1&signature=x";
+    for (given, kept) in [
+        (link.to_owned(), link),
+        (format!("http://127.0.0.1:9090{link}"), link),
+        (format!("https://127.0.0.1:9090{link}#z"), link),
+        (format!("http://LOCALHOST:9090{link}"), link),
+        (format!("http://[::1]:9090{link}"), link),
+        ("http://127.0.0.1:9090/assets/../signing.key".to_owned(), "http://127.0.0.1:9090/assets/../signing.key"),
+        ("http://127.0.0.1:9091/assets/a".to_owned(), "http://127.0.0.1:9091/assets/a"),
+        ("http://127.0.0.1/assets/a".to_owned(), "http://127.0.0.1/assets/a"),
+        ("http://a.test:9090/assets/a".to_owned(), "http://a.test:9090/assets/a"),
+        ("http://127.0.0.1:9090/a".to_owned(), "http://127.0.0.1:9090/a"),
+    ] {
+        let body = json!({"items": [item(&json!({"references": [{"url": given}]}))]});
+        assert_eq!(urls(&accepted(&body).spec), [kept], "{given}");
+    }
+    let named = |host| {
+        let body = json!({"items": [item(&json!({"references": ["https://pictures.test/assets/a"]}))]}).to_string();
+        check(body.as_bytes(), Rules { host, ..RULES }).unwrap().spec.items[0].references[0].url.clone()
+    };
+    assert_eq!(named(Some("Pictures.TEST")), "/assets/a");
+    assert_eq!(named(Some("pictures.test:443")), "/assets/a");
+    for other in [None, Some("pictures.test:80"), Some("other.test"), Some(""), Some("[")] {
+        assert_eq!(named(other), "https://pictures.test/assets/a", "{other:?}");
+    }
+}
+
+#[test]
+fn two_links_to_one_picture_are_one_reference() {
+    let links = ["/assets/a/b?expires=1", "http://localhost:9090/assets/a/b?expires=2", "/assets/a/b", "/assets/a/c"];
+    let body = json!({"items": [item(&json!({"references": links}))]});
+    assert_eq!(urls(&accepted(&body).spec), ["/assets/a/b?expires=1", "/assets/a/c"]);
 }
 
 #[test]

@@ -1,11 +1,12 @@
 use std::io::Cursor;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
 use image::{ImageFormat, Rgb, RgbImage};
 
 use super::*;
-use crate::domain::picture::PictureFormat;
+use crate::domain::picture::{PictureFormat, Sha256Hex};
 use crate::domain::spec::ReferenceMode;
 use crate::net::scripted::{Answer, Names, Server};
 

@@ -1,0 +1,76 @@
+//! Where a reference is: somewhere in the web, or among the pictures of this service.
+//!
+//! A picture of this service has an address that lasts longer than the name by which the service was reached, so an
+//! absolute one is kept as the path alone. Whose it is, and whether it is there, is for the service to say.
+
+use std::borrow::Cow;
+
+use url::{Host, Url};
+
+/// Longest address, in characters.
+const MAX_CHARS: usize = 2_048;
+/// The path below which this service serves pictures.
+const OWN: &str = "/assets/";
+
+/// The address of a reference.
+#[derive(Debug, Clone)]
+pub(super) struct Address {
+    /// As it is kept.
+    pub(super) url: String,
+    /// In its normal form: two spellings of one address are one reference, and so are two links to one picture.
+    pub(super) normal: String,
+}
+
+/// Reads an absolute web address without user info, or that of a picture of this service, which the client
+/// reached as `host`.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn read(text: &str, host: Option<&str>) -> Result<Address, Cow<'static, str>> {
+    // The parser would drop white space and control characters in silence.
+    let odd = |c: char| c.is_whitespace() || c.is_control();
+    if text.chars().count() > MAX_CHARS {
+        return Err(format!("must have at most {MAX_CHARS} characters").into());
+    }
+    if text.chars().any(odd) {
+        return Err("must be a URL without white space or control characters".into());
+    }
+    if text.starts_with(OWN) {
+        return Ok(own(text.to_owned()));
+    }
+    match Url::parse(text) {
+        Err(_) => Err("must be an absolute URL that starts with https:// or http://, or the /assets/ path of a picture of this service".into()),
+        Ok(url) if !matches!(url.scheme(), "http" | "https") => {
+            Err("only https:// and http:// references are taken".into())
+        }
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            Err("must not contain a user name or a password".into())
+        }
+        Ok(url) if url.host_str().is_none_or(str::is_empty) => Err("must name a host".into()),
+        Ok(url) if url.path().starts_with(OWN) && host.is_some_and(|host| is_at(&url, host)) => {
+            Ok(own(url[url::Position::BeforePath..url::Position::AfterQuery].to_owned()))
+        }
+        Ok(url) => Ok(Address { url: text.to_owned(), normal: url.into() }),
+    }
+}
+
+fn own(url: String) -> Address {
+    let normal = url.split(['?', '#']).next().unwrap_or_default().to_owned();
+    Address { url, normal }
+}
+
+/// Whether `url` is at the place that a Host header names. One loopback name is as good as another.
+fn is_at(url: &Url, host: &str) -> bool {
+    let Ok(here) = Url::parse(&format!("{}://{host}", url.scheme())) else { return false };
+    let same_host = here.host() == url.host() || (is_loopback(&here) && is_loopback(url));
+    same_host && here.port_or_known_default() == url.port_or_known_default()
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
+}

@@ -390,6 +390,28 @@ mod tests {
             let signature = bench.assets.signature(object, expires, "").finalize().into_bytes();
             let query = SignedQuery { expires, name: String::new(), signature: URL_SAFE_NO_PAD.encode(signature) };
             assert!(!bench.opens(object, &query).await, "{object}");
+            assert!(bench.assets.open(object).await.unwrap().is_none(), "{object}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_link_says_which_object_it_leads_to_also_when_it_is_dead() {
+        let bench = bench();
+        let object = "references/0a/1b.png";
+        bench.assets.put(object, b"picture".as_slice().into()).await.unwrap();
+        bench.assets.put(object, b"picture".as_slice().into()).await.unwrap();
+        let other = bench.assets.put(object, b"another".as_slice().into()).await;
+        assert!(matches!(other, Err(AssetError::Conflict(_))), "{other:?}");
+        assert!(bench.assets.open(object).await.unwrap().is_some());
+        let link = bench.assets.link(object, "a.png", HOUR).await.unwrap();
+        let located = LinkedObject { object: object.to_owned(), expires_at: Some(link.expires_at) };
+        assert_eq!(bench.assets.locate(&link.url), Some(located));
+        let bare = Some(LinkedObject { object: "a//../b%2f".to_owned(), expires_at: None });
+        for url in ["/assets/a//../b%2f", "/assets/a//../b%2f?expires=x#y", "/assets/a//../b%2f#?expires=1"] {
+            assert_eq!(bench.assets.locate(url), bare, "{url}");
+        }
+        for url in ["https://a.test/assets/x", "/assets", "//assets/x", "assets/x", ""] {
+            assert_eq!(bench.assets.locate(url), None, "{url}");
         }
     }
 

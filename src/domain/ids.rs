@@ -165,6 +165,11 @@ mod tests {
     #[test]
     fn a_picture_is_named_by_batch_row_and_variant() {
         let batch = BatchId::new(Ulid::from_parts(1_795_512_370_739, 0xface));
-        assert_eq!(ImageKey { batch, ordinal: 3, variant: 1 }.to_string(), format!("{batch}/3-1"));
+        let image = ImageKey { batch, ordinal: 3, variant: 1 };
+        assert_eq!(image.to_string(), format!("{batch}/3-1"));
+        assert_eq!(ImageKey::of_object(&format!("{}.png", image.object_stem(7))), Some(image));
+        for other in ["images/x/3-1-7.png", "thumbnails/bat_01ARZ3NDEKTSV4RRFFQ69G5FAV/3-1-7.png", "images/", ""] {
+            assert_eq!(ImageKey::of_object(other), None, "{other}");
+        }
     }
 }

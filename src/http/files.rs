@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use axum::body::BodyDataStream;
@@ -21,6 +22,8 @@ use super::upload::{self, UploadBudget};
 
 /// Most bytes that are read ahead before a part is known by its header.
 const IN_HAND: usize = 1 << 20;
+/// How often more is asked for without taking anything out, before that is taken for a form without end.
+const MAX_STALLS: u32 = 8;
 /// Most bytes of a form beside its files.
 const FORM_BYTES: usize = 64 << 10;
 /// Most parts of a form, so that one of very many empty parts ends.
@@ -196,12 +199,23 @@ fn bounded(
     stream: &mut BodyDataStream,
     in_hand: Arc<AtomicUsize>,
 ) -> impl futures_util::Stream<Item = io::Result<Bytes>> + Send + '_ {
-    stream.map(move |piece| {
-        let piece = piece.map_err(io::Error::other)?;
-        if in_hand.fetch_add(piece.len(), Ordering::Relaxed) > IN_HAND {
-            return Err(io::Error::other("too much is read ahead"));
+    let mut stalls = 0;
+    futures_util::stream::poll_fn(move |context| {
+        if in_hand.load(Ordering::Relaxed) > IN_HAND {
+            stalls += 1;
+            if stalls > MAX_STALLS {
+                return Poll::Ready(Some(Err(io::Error::other("too much is read ahead"))));
+            }
+            // Whoever reads the form takes out first what can be told apart already.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
         }
-        Ok(piece)
+        stalls = 0;
+        let piece = ready!(stream.poll_next_unpin(context));
+        if let Some(Ok(piece)) = &piece {
+            in_hand.fetch_add(piece.len(), Ordering::Relaxed);
+        }
+        Poll::Ready(piece.map(|piece| piece.map_err(io::Error::other)))
     })
 }
 
@@ -213,4 +227,91 @@ fn boundary(headers: &HeaderMap) -> Result<String, Problem> {
         let detail = format!("send multipart/form-data with a boundary; the Content-Type says {given}");
         Problem::new(Code::UnsupportedMediaType, detail)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::HeaderValue;
+    use futures_util::stream;
+
+    use super::*;
+
+    const RULES: FormRules = FormRules { field: "images", max_files: 2, max_bytes: 3 << 20 };
+    const HEAD: &str = "--b\r\nContent-Disposition: form-data; name=\"images\"; filename=\"a\"\r\n\r\n";
+
+    /// What becomes of a form that comes in pieces, all at once: the size of each file, or where it is refused.
+    async fn read(pieces: Vec<Vec<u8>>, budget: &UploadBudget) -> Result<Vec<Result<usize, String>>, Problem> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("multipart/form-data; boundary=b"));
+        let pieces = pieces.into_iter().map(|piece| Ok::<_, io::Error>(Bytes::from(piece)));
+        let mut stream = Body::from_stream(stream::iter(pieces)).into_data_stream();
+        let mut form = Files::open(&headers, &mut stream, RULES, budget).await?;
+        let mut read = Vec::new();
+        while let Some(part) = form.next().await? {
+            read.push(match part {
+                Part::File(place, bytes) => {
+                    assert_eq!(place, read.len());
+                    form.keep(1 << 20).await?;
+                    Ok(bytes.len())
+                }
+                Part::Refused(code, fault) => Err(format!("{} {}", code.as_str(), fault.pointer.unwrap_or_default())),
+            });
+        }
+        Ok(read)
+    }
+
+    /// A form of files with these sizes, in pieces of 64 KiB.
+    fn form(sizes: &[usize], end: &str) -> Vec<Vec<u8>> {
+        let mut body = Vec::new();
+        for size in sizes {
+            body.extend(HEAD.bytes());
+            body.extend(vec![b'x'; *size]);
+            body.extend(b"\r\n");
+        }
+        body.extend(end.bytes());
+        body.chunks(64 << 10).map(<[u8]>::to_vec).collect()
+    }
+
+    fn detail(refused: Result<Vec<Result<usize, String>>, Problem>) -> (Code, String) {
+        let problem = refused.unwrap_err();
+        (problem.code(), serde_json::to_value(&problem).unwrap()["detail"].as_str().unwrap().to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_file_is_taken_up_to_its_last_allowed_byte_and_a_larger_one_is_read_past() {
+        let (most, budget) = (RULES.max_bytes, UploadBudget::default());
+        assert_eq!(read(form(&[most, 0], "--b--"), &budget).await.unwrap(), [Ok(most), Ok(0)]);
+        let larger = read(form(&[most + 1, 5], "--b--"), &budget).await.unwrap();
+        assert_eq!(larger, [Err("payload_too_large /images/0".to_owned()), Ok(5)]);
+        let more = read(form(&[1, 2, 3, 4], "--b--"), &budget).await.unwrap();
+        assert_eq!(more, [Ok(1), Ok(2), Err("invalid_request /images".to_owned())]);
+        assert_eq!(detail(read(form(&[2 * most, FORM_BYTES], "--b--"), &budget).await).0, Code::PayloadTooLarge);
+    }
+
+    #[tokio::test]
+    async fn a_form_without_an_end_is_refused_before_it_fills_the_memory() {
+        let budget = UploadBudget::default();
+        for head in ["--b\r\nX: ", "no boundary at all ", "--b "] {
+            let pieces = std::iter::once(head.as_bytes().to_vec()).chain(vec![vec![b' '; 64 << 10]; 40]).collect();
+            assert_eq!(detail(read(pieces, &budget).await).0, Code::InvalidRequest, "{head}");
+        }
+        let pieces = std::iter::once(b"--b\r\nX: ".to_vec()).chain(vec![vec![b'x'; 64 << 10]; 40]).collect();
+        assert!(detail(read(pieces, &budget).await).1.contains("no end to its header"));
+        assert!(detail(read(form(&[9], ""), &budget).await).1.contains("ends before its last boundary"));
+        let empty =
+            vec!["--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n\r\n".repeat(MAX_PARTS + 9).into_bytes()];
+        assert_eq!(read(empty, &budget).await.unwrap().len(), MAX_PARTS + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_form_counts_as_one_file_and_what_came_of_the_others() {
+        let budget = UploadBudget::default();
+        let others = budget.share(&HeaderMap::new(), upload::BYTES_IN_FLIGHT - (5 << 20)).await.unwrap();
+        // A file of 3 MiB and what is read ahead leave 1 MiB: enough for what came of one file.
+        assert!(read(form(&[1], "--b--"), &budget).await.is_ok());
+        assert_eq!(detail(read(form(&[1, 1], "--b--"), &budget).await).0, Code::Unavailable);
+        drop(others);
+        assert!(read(form(&[1, 1], "--b--"), &budget).await.is_ok());
+    }
 }

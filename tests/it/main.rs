@@ -22,6 +22,7 @@ mod fake_gemini;
 mod gemini;
 mod links;
 mod log;
+mod own_references;
 mod pictures;
 mod process;
 mod promises;

@@ -1,0 +1,201 @@
+//! Whose picture of this service may be a reference: two owners, a real store, real local assets, moved time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use image::ImageFormat;
+use orchestrator::assets::local::LocalAssets;
+use orchestrator::assets::{AssetStore, LinkedObject};
+use orchestrator::clock::FixedClock;
+use orchestrator::domain::ids::UserId;
+use orchestrator::domain::outcome::Outcome;
+use orchestrator::domain::picture::{Picture, PictureFormat, Receipt};
+use orchestrator::domain::spec::{Reference, ReferenceMode};
+use orchestrator::domain::time::Timestamp;
+use orchestrator::references::ReferenceError;
+use orchestrator::references::content::Preparer;
+use orchestrator::service::links::{LinkRules, Links};
+use orchestrator::service::own_references::OwnReferences;
+use orchestrator::service::uploads::Uploads;
+use orchestrator::telemetry::Counters;
+
+use crate::bench::Bench;
+use crate::engines::{Database, on_both_engines};
+use crate::uploads::{encoded, plain};
+
+on_both_engines!(
+    a_picture_is_a_reference_for_its_owner_alone,
+    no_way_of_writing_an_address_leads_to_anything_else,
+    an_expired_or_missing_signature_does_not_matter_and_the_first_is_counted,
+    the_same_content_of_two_owners_is_two_objects,
+);
+
+const HOUR: Duration = Duration::from_hours(1);
+
+struct Own {
+    bench: Bench,
+    assets: Arc<dyn AssetStore>,
+    clock: Arc<FixedClock>,
+    counters: Arc<Counters>,
+    uploads: Uploads,
+    references: OwnReferences,
+}
+
+async fn own(database: &Database) -> Own {
+    let bench = Bench::new(database).await;
+    let clock = Arc::new(FixedClock::at(Timestamp::from_millis(1_795_512_370_739)));
+    let assets: Arc<dyn AssetStore> = Arc::new(LocalAssets::open(database.folder().to_owned(), clock.clone()).unwrap());
+    let (counters, preparer) = (Arc::new(Counters::default()), Preparer::new(1 << 20, 1_000_000));
+    let rules = LinkRules { ttl: HOUR, min_left: Duration::from_mins(5), refresh: true };
+    let links = Arc::new(Links::new(assets.clone(), clock.clone(), counters.clone(), rules));
+    let uploads = Uploads::new(bench.store.clone(), assets.clone(), links, clock.clone(), preparer.clone());
+    let references = OwnReferences::new(bench.store.clone(), assets.clone(), preparer, clock.clone(), counters.clone());
+    Own { bench, assets, clock, counters, uploads, references }
+}
+
+fn mallory() -> UserId {
+    UserId::new("mallory")
+}
+
+impl Own {
+    /// Uploads a picture for `owner` and returns its link.
+    async fn upload(&self, owner: &UserId, shade: u8) -> String {
+        let file = self.uploads.check(encoded(&plain(shade), ImageFormat::Png).into()).await.unwrap();
+        let mut kept = self.uploads.keep(owner, &[file], None).await.unwrap();
+        kept.references.remove(0).url
+    }
+
+    /// A picture of a batch of the local user, made and settled; its link.
+    async fn make(&self) -> String {
+        self.bench.submit(1, 1).await;
+        let job = self.bench.start_one().await;
+        let bytes: Bytes = encoded(&plain(7), ImageFormat::Png).into();
+        let stem = job.claim.image.object_stem(job.number);
+        let picture = Picture {
+            object: format!("{stem}.png"),
+            format: PictureFormat::Png,
+            width: 64,
+            height: 32,
+            bytes: bytes.len() as u64,
+            sha256: String::new(),
+            thumbnail: None,
+        };
+        let object = picture.object.clone();
+        let receipt = Receipt { attempt: job.claim.attempt, usage: None, cost: None, picture: picture.clone() };
+        self.assets.store(bytes, None, &receipt).await.unwrap();
+        self.bench.settle(&job, Outcome::Made { picture, cost: None }).await;
+        self.assets.link(&object, "a.png", HOUR).await.unwrap().url
+    }
+
+    /// What the reference is for `owner`: the bytes of a picture, or why there is none.
+    async fn get(&self, owner: &UserId, url: &str) -> Result<Bytes, ReferenceError> {
+        let reference = Reference { url: url.to_owned(), mode: ReferenceMode::StyleOnly, sha256: None };
+        let link = self.references.locate(&reference).expect("an address of ours");
+        self.references.get(owner, &link, &reference).await.map(|image| image.bytes)
+    }
+}
+
+fn missing() -> ReferenceError {
+    ReferenceError::Unusable("there is no such picture of yours here".to_owned())
+}
+
+async fn a_picture_is_a_reference_for_its_owner_alone(database: Arc<Database>) {
+    let own = own(&database).await;
+    let (uploaded, made) = (own.upload(&UserId::local(), 1).await, own.make().await);
+    for link in [&uploaded, &made] {
+        let bytes = own.get(&UserId::local(), link).await.unwrap();
+        assert!(image::load_from_memory(&bytes).is_ok());
+        // A working signature is no right to spend money on somebody else's picture.
+        assert_eq!(own.get(&mallory(), link).await.unwrap_err(), missing(), "{link}");
+    }
+    let theirs = own.upload(&mallory(), 2).await;
+    assert!(own.get(&mallory(), &theirs).await.is_ok());
+    assert_eq!(own.get(&UserId::local(), &theirs).await.unwrap_err(), missing());
+}
+
+async fn no_way_of_writing_an_address_leads_to_anything_else(database: Arc<Database>) {
+    let own = own(&database).await;
+    let (uploaded, made) = (own.upload(&UserId::local(), 1).await, own.make().await);
+    let path = |link: &str| link.split('?').next().unwrap().to_owned();
+    let (uploaded, made) = (path(&uploaded), path(&made));
+    for link in [&uploaded, &made] {
+        let (folder, name) = link.rsplit_once('/').unwrap();
+        for trick in [
+            format!("{folder}//{name}"),
+            format!("{folder}/./{name}"),
+            format!("{folder}/../{}/{name}", folder.rsplit('/').next().unwrap()),
+            format!("{folder}%2F{name}"),
+            format!("{folder}%2f{name}"),
+            format!("{folder}\\{name}"),
+            format!("{folder}/{name}/"),
+            format!("{folder}/{name}%00"),
+            format!("{folder}/{name}."),
+            format!("{folder}/%2e%2e/{name}"),
+            link.to_uppercase().replace("/ASSETS/IMAGES/", "/assets/images/").replace("/ASSETS/R", "/assets/r"),
+            link.replacen(".png", ".json", 1),
+            link.replacen(".png", "", 1),
+            link.replace("/assets/", "/assets//"),
+            link.replace("/assets/", "/assets/../assets/"),
+            link.replace("/assets/images", "/assets/thumbnails").replace("/assets/references", "/assets/ledger"),
+            link.replace("1-1-1", "01-1-1").replace("/assets/references/", "/assets/references/../references/"),
+            link.replace("1-1-1", "1-1-2").replace("/assets/references/", "/assets/references/ "),
+        ] {
+            assert_ne!(trick, *link);
+            let refused = own.get(&UserId::local(), &trick).await.unwrap_err();
+            assert!(refused == missing() || refused == ReferenceError::Blocked, "{trick}: {refused:?}");
+        }
+    }
+    for elsewhere in [
+        "/assets/signing.key",
+        "/assets/orchestrator.db",
+        "/assets/images/../signing.key",
+        "/assets/../../etc/passwd",
+        "/assets//etc/passwd",
+        "/assets/",
+        "/assets/images/",
+        "/assets/references/",
+    ] {
+        let refused = own.get(&UserId::local(), elsewhere).await.unwrap_err();
+        assert!(refused == missing() || refused == ReferenceError::Blocked, "{elsewhere}: {refused:?}");
+    }
+    // What the database knows and the folder has not is not there either.
+    std::fs::remove_dir_all(database.folder().join("references")).unwrap();
+    assert_eq!(own.get(&UserId::local(), &uploaded).await.unwrap_err(), missing());
+}
+
+async fn an_expired_or_missing_signature_does_not_matter_and_the_first_is_counted(database: Arc<Database>) {
+    let own = own(&database).await;
+    let (uploaded, made) = (own.upload(&UserId::local(), 1).await, own.make().await);
+    let user = UserId::local();
+    for link in [&uploaded, &made] {
+        own.get(&user, link).await.unwrap();
+        own.get(&user, link.split('?').next().unwrap()).await.unwrap();
+        own.get(&user, &link.replace("signature=", "signature=A")).await.unwrap();
+    }
+    assert_eq!(own.counters.url_refreshes.get(), 0);
+    own.clock.advance(HOUR);
+    for link in [&uploaded, &made] {
+        own.get(&user, link).await.unwrap();
+        assert!(own.get(&mallory(), link).await.is_err());
+    }
+    assert_eq!(own.counters.url_refreshes.get(), 2);
+}
+
+async fn the_same_content_of_two_owners_is_two_objects(database: Arc<Database>) {
+    let own = own(&database).await;
+    // Names that would meet if they were cleaned up into folders.
+    let owners = ["a/b", "a_b", "A_B", "..", "", "ä"].map(UserId::new);
+    let mut objects = Vec::new();
+    for owner in &owners {
+        let link = own.upload(owner, 1).await;
+        assert_eq!(own.upload(owner, 1).await, link, "the same again is the same object");
+        let LinkedObject { object, .. } = own.assets.locate(&link).unwrap();
+        assert!(own.get(owner, &link).await.is_ok());
+        objects.push(object);
+    }
+    objects.sort();
+    objects.dedup();
+    assert_eq!(objects.len(), owners.len());
+    assert_eq!(database.number("SELECT COUNT(*) FROM uploads").await, 6);
+}

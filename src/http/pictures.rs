@@ -99,7 +99,12 @@ pub async fn asset(
     Path(object): Path<String>,
     query: Result<Query<SignedQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Problem> {
-    let gone = || Problem::new(Code::NotFound, "this link does not work, or has expired; the batch has fresh ones");
+    let gone = || {
+        Problem::new(
+            Code::NotFound,
+            "this link does not work, or has expired; its batch has a fresh one, as has the same upload sent again",
+        )
+    };
     let Ok(Query(query)) = query else {
         return Err(gone());
     };

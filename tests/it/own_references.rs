@@ -119,6 +119,12 @@ async fn no_way_of_writing_an_address_leads_to_anything_else(database: Arc<Datab
     let (uploaded, made) = (own.upload(&UserId::local(), 1).await, own.make().await);
     let path = |link: &str| link.split('?').next().unwrap().to_owned();
     let (uploaded, made) = (path(&uploaded), path(&made));
+    // Pictures that are there, and of which the database does not say whose they are.
+    for (link, stray) in [(&made, made.replace("1-1-1", "1-1-2")), (&uploaded, uploaded.replace(".png", ".jpg"))] {
+        let file = |link: &str| database.folder().join(link.strip_prefix("/assets/").unwrap());
+        std::fs::copy(file(link), file(&stray)).unwrap();
+        assert_eq!(own.get(&UserId::local(), &stray).await.unwrap_err(), missing(), "{stray}");
+    }
     for link in [&uploaded, &made] {
         let (folder, name) = link.rsplit_once('/').unwrap();
         for trick in [

@@ -32,6 +32,7 @@ use crate::net::lookup::SystemLookup;
 use crate::provider::ImageProvider;
 use crate::provider::gemini::Gemini;
 use crate::provider::synthetic::{OWN_MODEL, Synthetic};
+use crate::references::shelf::LocalShelf;
 use crate::references::web::{ReferenceLimits, WebReferences};
 use crate::service::MoneyRules;
 use crate::service::admission::Admission;
@@ -263,6 +264,14 @@ impl Parts {
         Ok(Some(exporter))
     }
 
+    fn references(&self) -> anyhow::Result<References> {
+        let config = &self.config.references;
+        let folder = self.config.data.dir.join("cache/references");
+        let kept = LocalShelf::open(folder.clone(), config.cache_bytes);
+        let kept = kept.with_context(|| advice::unusable_folder(&folder))?;
+        Ok(References::new(Arc::new(web_references(config)?), Arc::new(kept), self.clock.clone()))
+    }
+
     fn start_worker(&self) -> anyhow::Result<()> {
         let me = WorkerId::new(self.ids.next());
         let lease = LeaseRules { duration: self.config.work.lease };
@@ -272,7 +281,7 @@ impl Parts {
             store: self.store.clone(),
             provider: self.image_provider()?,
             assets: self.assets.clone(),
-            references: References::new(Arc::new(web_references(&self.config.references)?)),
+            references: self.references()?,
             prices: self.prices.clone(),
             thumbnails: self.config.features.thumbnails.then(Thumbnailer::default),
             clock: self.clock.clone(),

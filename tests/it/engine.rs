@@ -13,6 +13,7 @@ use orchestrator::domain::picture::ReferenceImage;
 use orchestrator::domain::prices::{EMBEDDED, PriceTable};
 use orchestrator::domain::spec::Reference;
 use orchestrator::provider::ImageProvider;
+use orchestrator::references::shelf::LocalShelf;
 use orchestrator::references::{ReferenceError, ReferenceSource};
 use orchestrator::service::MoneyRules;
 use orchestrator::service::admission::Admission;
@@ -70,11 +71,12 @@ impl Engine {
         let gate = Arc::new(Gate::new(clock.clone(), rules));
         let notices = Notices::new(store.clone(), clock.clone());
         let ids = Arc::new(RandomIds::default());
+        let shelf = LocalShelf::open(database.folder().join("cache"), 1 << 20).unwrap();
         let executor = Executor {
             store: store.clone(),
             provider,
             assets: Arc::new(LocalAssets::open(database.folder().to_owned(), clock.clone()).unwrap()),
-            references: References::new(Arc::new(NoReferences)),
+            references: References::new(Arc::new(NoReferences), Arc::new(shelf), clock.clone()),
             prices: Arc::new(PriceTable::parse(EMBEDDED).unwrap()),
             thumbnails: None,
             clock: clock.clone(),

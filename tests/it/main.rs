@@ -26,6 +26,7 @@ mod pictures;
 mod process;
 mod promises;
 mod recovery;
+mod references;
 mod retry;
 mod scheduler;
 mod sse;

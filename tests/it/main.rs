@@ -19,6 +19,7 @@ mod documents;
 mod engine;
 mod engines;
 mod fake_gemini;
+mod feeds;
 mod gemini;
 mod links;
 mod log;

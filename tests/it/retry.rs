@@ -111,3 +111,26 @@ async fn a_retry_that_cannot_help_says_what_would() {
     Answer::of(bare).await.expect_problem(409, "not_retryable");
     retry(&service, "bat_01ARZ3NDEKTSV4RRFFQ69G5FAV", &json!({}), &[]).await.expect_problem(404, "not_found");
 }
+
+/// What an operator and a client see of a provider that takes no calls.
+#[tokio::test]
+async fn a_used_up_quota_is_seen_in_readiness_and_in_progress() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = crate::process::Settings::new(folder.path()).start().await;
+    let body = json!({"runMode": "live", "items": [
+        {"sceneId": "a", "prompt": "[quota] a cup"}, {"sceneId": "b", "prompt": "[quota] a jug"}]});
+    let id = service.submit(&body).await;
+    let view = service.finished(&id).await;
+    assert_eq!((&view["state"], micros(&view["actualCost"])), (&json!("failed"), 0));
+    for item in view["items"].as_array().unwrap() {
+        assert_eq!((&item["error"]["code"], &item["error"]["retryable"]), (&json!("quota_exhausted"), &json!(true)));
+    }
+    let ready = service.get("/readyz").await.expect(200).json();
+    assert!(ready["provider"].as_str().unwrap().contains("daily quota"), "{ready}");
+    let mut stream = sse::open(&service, &id, None).await;
+    let mut notices = 0;
+    while let Some(event) = stream.next().await {
+        notices += usize::from(event.kind == "notice" && event.data["detail"].as_str().unwrap().contains("daily quota"));
+    }
+    assert_eq!(notices, 1);
+}

@@ -320,7 +320,10 @@ impl Parts {
             ProviderKind::Synthetic => Arc::new(Synthetic::new(self.prices.clone(), provider.synthetic_latency)),
             ProviderKind::Gemini(gemini) => {
                 let (base, key) = (gemini.base_url.clone(), gemini.api_key.expose());
-                Arc::new(Gemini::new(base, key, self.clock.clone()).context("cannot set up the gemini provider")?)
+                Arc::new(
+                    Gemini::new(base, key, provider.timeout, self.clock.clone())
+                        .context("cannot set up the gemini provider")?,
+                )
             }
         })
     }

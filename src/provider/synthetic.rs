@@ -159,6 +159,7 @@ mod tests {
             image_size: ImageSize::default(),
             references: Vec::new(),
             output_cap: 1_000,
+            max_answer_bytes: 64 << 20,
         }
     }
 

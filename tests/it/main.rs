@@ -12,6 +12,7 @@
 mod architecture;
 mod bench;
 mod books;
+mod chaos;
 mod commands;
 mod contract;
 mod damage;

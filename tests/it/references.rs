@@ -105,6 +105,24 @@ async fn a_reference_that_rows_share_and_that_is_not_there_is_asked_for_once_and
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_fetched_for_pictures_that_cannot_be_called_for() {
+    let (folder, gallery) = (tempfile::tempdir().unwrap(), Gallery::open().await);
+    let service = gallery.service(folder.path()).await;
+    // The first picture uses up the quota; the others fail without a call, and without a fetch.
+    let mut body = rows(30, &[gallery.url("1.png")]);
+    body["items"][0] = json!({"sceneId": "first", "prompt": "[quota] a cup"});
+    for row in body["items"].as_array_mut().unwrap().iter_mut().skip(1) {
+        row["references"][0] = json!(gallery.url(&format!("{}.png", row["sceneId"].as_str().unwrap().len())));
+    }
+    let first = service.submit(&json!({"runMode": "live", "items": [body["items"][0]]})).await;
+    service.finished(&first).await;
+    let id = service.submit(&body).await;
+    let view = service.finished(&id).await;
+    assert_eq!(view["counts"]["failed"], 30);
+    assert_eq!(gallery.asked(), BTreeMap::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn equal_pictures_are_shown_once_whatever_their_addresses() {
     let (folder, gallery) = (tempfile::tempdir().unwrap(), Gallery::open().await);
     let service = gallery.service(folder.path()).await;

@@ -17,11 +17,10 @@ use crate::assets::local::LocalAssets;
 use crate::assets::picture::Thumbnailer;
 use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
 use crate::config::{Config, ConfigError, ConfigErrors, ProviderKind, ReferencesConfig};
-use crate::domain::ids::{UserId, WorkerId};
+use crate::domain::ids::WorkerId;
 use crate::domain::outcome::BACKOFF_BASE;
 use crate::domain::prices::PriceTable;
 use crate::domain::spec::RunMode;
-use crate::domain::state::BatchState;
 use crate::http::serve::Stop;
 use crate::http::upload::UploadBudget;
 use crate::http::{self, AppState, HttpLimits};
@@ -48,12 +47,9 @@ use crate::service::memory::PictureMemory;
 use crate::service::notices::Notices;
 use crate::service::references::References;
 use crate::service::settle::Settler;
-use crate::store::{BatchFilter, Limits, Store};
+use crate::store::{Limits, Store};
 use crate::telemetry::Counters;
 use crate::worker::Worker;
-
-/// Most open batches of each state that are counted at the start; more say as many.
-const MOST_COUNTED: u32 = 1_000;
 
 /// The running service.
 pub struct App {
@@ -215,20 +211,17 @@ impl Parts {
         Ok((listener, address))
     }
 
-    /// Says what an earlier run left open, if anything. Only this version's one user can have something.
+    /// Says what an earlier run left open, if anything.
     async fn log_open_work(&self) {
-        let (mut batches, mut pictures) = (0, 0);
-        for state in [BatchState::Queued, BatchState::Running] {
-            let filter = BatchFilter { state: Some(state), before: None, limit: MOST_COUNTED };
-            for batch in self.store.list_batches(&UserId::local(), &filter).await.unwrap_or_default() {
-                batches += 1;
-                pictures += batch.counts.queued + batch.counts.running;
+        match self.store.count_open().await {
+            Ok((0, _)) => {}
+            Ok((batches, pictures)) if self.rules.live => {
+                tracing::info!(batches, pictures, "resuming what was accepted before");
             }
-        }
-        if batches > 0 && self.rules.live {
-            tracing::info!(batches, pictures, "resuming what was accepted before");
-        } else if batches > 0 {
-            tracing::warn!(batches, pictures, "what was accepted before waits: RUN_MODE=dry_run starts no call");
+            Ok((batches, pictures)) => {
+                tracing::warn!(batches, pictures, "what was accepted before waits: RUN_MODE=dry_run starts no call");
+            }
+            Err(error) => tracing::warn!(%error, "cannot count what was accepted before"),
         }
     }
 

@@ -53,7 +53,7 @@ async fn chaos(database: Arc<Database>, limit: i64, user_limit: i64) {
     tasks.join_all().await;
     check_books(&bench, &database).await;
     let accepted = accepted.lock().unwrap().clone();
-    assert!(accepted.len() > 10, "only {} batches were accepted", accepted.len());
+    assert!(accepted.len() > 5, "only {} batches were accepted", accepted.len());
     for (batch, owner, rows) in accepted {
         check_batch(&bench, &database, batch, &owner, rows).await;
     }

@@ -84,7 +84,7 @@ impl Engine {
             counters,
             admission: Admission::new(store, claims.clone(), gate.clone(), notices, money),
             memory: PictureMemory::new(128 << 20, 10 << 20),
-            call_timeout: Duration::from_secs(1),
+            call_timeout: Duration::from_secs(2),
             backoff_step: Duration::from_millis(10),
         };
         let worker = Worker::new(Arc::new(executor), claims, rules.concurrency);

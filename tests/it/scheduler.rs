@@ -49,7 +49,7 @@ async fn provider(
     script: impl Fn(&str, usize) -> Fault + Send + Sync + 'static,
 ) -> (FakeGemini, Arc<dyn ImageProvider>) {
     let fake = FakeGemini::start(&png(), latency, allowed, script).await;
-    let gemini = Gemini::new(fake.url.parse().unwrap(), "key", Duration::from_secs(1), bench.clock.clone()).unwrap();
+    let gemini = Gemini::new(fake.url.parse().unwrap(), "key", Duration::from_secs(2), bench.clock.clone()).unwrap();
     (fake, Arc::new(gemini))
 }
 
@@ -332,7 +332,7 @@ async fn honest_limits_are_kept_and_used() {
         let (fake, gemini) = provider(&bench, allowed, Duration::from_millis(20), |_, _| Fault::None).await;
         let batch = batch(&bench, "local", 900);
         submit(&bench, &batch).await;
-        let rules = GateRules { minute: window + window / 120, ..GateRules::new(20, Some(300)) };
+        let rules = GateRules { minute: window + window / 30, ..GateRules::new(20, Some(300)) };
         let start = Instant::now();
         let engine = Engine::start(&bench, &database, gemini, rules);
         finished(&bench, batch.id).await;

@@ -17,11 +17,10 @@ use crate::assets::local::LocalAssets;
 use crate::assets::picture::Thumbnailer;
 use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
 use crate::config::{Config, ConfigError, ConfigErrors, ProviderKind, ReferencesConfig};
-use crate::domain::ids::{UserId, WorkerId};
+use crate::domain::ids::WorkerId;
 use crate::domain::outcome::BACKOFF_BASE;
 use crate::domain::prices::PriceTable;
 use crate::domain::spec::RunMode;
-use crate::domain::state::BatchState;
 use crate::http::serve::Stop;
 use crate::http::upload::UploadBudget;
 use crate::http::{self, AppState, HttpLimits};
@@ -32,6 +31,7 @@ use crate::net::lookup::SystemLookup;
 use crate::provider::ImageProvider;
 use crate::provider::gemini::Gemini;
 use crate::provider::synthetic::{OWN_MODEL, Synthetic};
+use crate::references::shelf::LocalShelf;
 use crate::references::web::{ReferenceLimits, WebReferences};
 use crate::service::MoneyRules;
 use crate::service::admission::Admission;
@@ -49,12 +49,9 @@ use crate::service::own_references::OwnReferences;
 use crate::service::references::References;
 use crate::service::settle::Settler;
 use crate::service::uploads::Uploads;
-use crate::store::{BatchFilter, Limits, Store};
+use crate::store::{Limits, Store};
 use crate::telemetry::Counters;
 use crate::worker::Worker;
-
-/// Most open batches of each state that are counted at the start; more say as many.
-const MOST_COUNTED: u32 = 1_000;
 
 /// The running service.
 pub struct App {
@@ -218,20 +215,17 @@ impl Parts {
         Ok((listener, address))
     }
 
-    /// Says what an earlier run left open, if anything. Only this version's one user can have something.
+    /// Says what an earlier run left open, if anything.
     async fn log_open_work(&self) {
-        let (mut batches, mut pictures) = (0, 0);
-        for state in [BatchState::Queued, BatchState::Running] {
-            let filter = BatchFilter { state: Some(state), before: None, limit: MOST_COUNTED };
-            for batch in self.store.list_batches(&UserId::local(), &filter).await.unwrap_or_default() {
-                batches += 1;
-                pictures += batch.counts.queued + batch.counts.running;
+        match self.store.count_open().await {
+            Ok((0, _)) => {}
+            Ok((batches, pictures)) if self.rules.live => {
+                tracing::info!(batches, pictures, "resuming what was accepted before");
             }
-        }
-        if batches > 0 && self.rules.live {
-            tracing::info!(batches, pictures, "resuming what was accepted before");
-        } else if batches > 0 {
-            tracing::warn!(batches, pictures, "what was accepted before waits: RUN_MODE=dry_run starts no call");
+            Ok((batches, pictures)) => {
+                tracing::warn!(batches, pictures, "what was accepted before waits: RUN_MODE=dry_run starts no call");
+            }
+            Err(error) => tracing::warn!(%error, "cannot count what was accepted before"),
         }
     }
 
@@ -267,6 +261,16 @@ impl Parts {
         Ok(Some(exporter))
     }
 
+    fn references(&self) -> anyhow::Result<References> {
+        let config = &self.config.references;
+        let folder = self.config.data.dir.join("cache/references");
+        let kept = LocalShelf::open(folder.clone(), config.cache_bytes);
+        let kept = kept.with_context(|| advice::unusable_folder(&folder))?;
+        let (store, assets, clock) = (self.store.clone(), self.assets.clone(), self.clock.clone());
+        let own = OwnReferences::new(store, assets, self.web.preparer(), clock.clone(), self.counters.clone());
+        Ok(References::new(self.web.clone(), own, Arc::new(kept), clock))
+    }
+
     fn start_worker(&self) -> anyhow::Result<()> {
         let me = WorkerId::new(self.ids.next());
         let lease = LeaseRules { duration: self.config.work.lease };
@@ -276,7 +280,7 @@ impl Parts {
             store: self.store.clone(),
             provider: self.image_provider()?,
             assets: self.assets.clone(),
-            references: self.references(),
+            references: self.references()?,
             prices: self.prices.clone(),
             thumbnails: self.config.features.thumbnails.then(Thumbnailer::default),
             clock: self.clock.clone(),
@@ -309,19 +313,16 @@ impl Parts {
         Ok(())
     }
 
-    fn references(&self) -> References {
-        let (store, assets, clock) = (self.store.clone(), self.assets.clone(), self.clock.clone());
-        let own = OwnReferences::new(store, assets, self.web.preparer(), clock, self.counters.clone());
-        References::new(self.web.clone(), own)
-    }
-
     fn image_provider(&self) -> anyhow::Result<Arc<dyn ImageProvider>> {
         let provider = &self.config.provider;
         Ok(match &provider.kind {
             ProviderKind::Synthetic => Arc::new(Synthetic::new(self.prices.clone(), provider.synthetic_latency)),
             ProviderKind::Gemini(gemini) => {
                 let (base, key) = (gemini.base_url.clone(), gemini.api_key.expose());
-                Arc::new(Gemini::new(base, key, self.clock.clone()).context("cannot set up the gemini provider")?)
+                Arc::new(
+                    Gemini::new(base, key, provider.timeout, self.clock.clone())
+                        .context("cannot set up the gemini provider")?,
+                )
             }
         })
     }

@@ -1,8 +1,9 @@
 //! Where time and identity come from. Everything else is given them, so that tests can move time.
 
 use std::sync::Mutex;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::time::{ClockId, clock_gettime};
 use ulid::{Generator, Ulid};
 
 use crate::domain::time::Timestamp;
@@ -25,15 +26,26 @@ pub trait IdSource: Send + Sync + 'static {
 /// The machine's clocks.
 #[derive(Debug)]
 pub struct SystemClock {
-    start: Instant,
+    start: Duration,
+}
+
+/// Time since the machine started, with the time in which it slept: a laptop that is closed for a night
+/// finds the next day in the morning, and a pause that the provider asked for is over.
+fn uptime() -> Duration {
+    // Elsewhere this clock counts sleep by itself.
+    #[cfg(target_os = "linux")]
+    let clock = ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    let clock = ClockId::Monotonic;
+    let time = clock_gettime(clock);
+    Duration::new(time.tv_sec.try_into().unwrap_or_default(), time.tv_nsec.try_into().unwrap_or_default())
 }
 
 impl SystemClock {
     /// Starts counting monotonic time now.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
     pub fn new() -> Self {
-        Self { start: Instant::now() }
+        Self { start: uptime() }
     }
 }
 
@@ -51,7 +63,7 @@ impl Clock for SystemClock {
     }
 
     fn monotonic(&self) -> Duration {
-        self.start.elapsed()
+        uptime().saturating_sub(self.start)
     }
 }
 

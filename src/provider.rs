@@ -36,6 +36,8 @@ pub struct ImageCall {
     pub references: Vec<ReferenceImage>,
     /// Most output tokens, text and thinking included; the reserve was computed for it.
     pub output_cap: u32,
+    /// Most bytes of the answer's body that the memory has room for.
+    pub max_answer_bytes: usize,
 }
 
 /// An answer with status 200. It is paid for, whatever is in it.

@@ -1,11 +1,13 @@
 //! The port to reference pictures: a URL that a stranger wrote becomes a checked picture or an error.
 
 pub mod content;
+pub mod shelf;
 pub mod web;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
-use crate::domain::picture::ReferenceImage;
+use crate::domain::picture::{PictureFormat, ReferenceImage};
 use crate::domain::spec::Reference;
 use crate::domain::state::{ErrorCode, ImageError};
 
@@ -48,4 +50,23 @@ pub trait ReferenceSource: Send + Sync + 'static {
     /// # Errors
     /// [`ReferenceError`]; nothing is kept.
     async fn fetch(&self, reference: &Reference) -> Result<ReferenceImage, ReferenceError>;
+}
+
+/// A reference as it is kept for the next picture that needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The picture, checked and encoded by this service.
+    pub bytes: Bytes,
+    /// Its format.
+    pub format: PictureFormat,
+}
+
+/// Keeps references within a bound. May forget any of them at any time; fails by forgetting.
+#[async_trait]
+pub trait ReferenceShelf: Send + Sync + 'static {
+    /// What was put under `name`, if it is still there.
+    async fn take(&self, name: &str) -> Option<Kept>;
+
+    /// Keeps a picture under `name`, which is hexadecimal.
+    async fn put(&self, name: &str, kept: Kept);
 }

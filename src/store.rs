@@ -225,8 +225,13 @@ impl Store {
             _ => url.to_owned(),
         };
         // A pool tries for as long as it may and then says that it timed out; one connection says what is wrong.
-        let first = tokio::time::timeout(LOCK_WAIT, AnyConnection::connect(&writing)).await;
-        first.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(unavailable)?.close().await.map_err(unavailable)?;
+        let first = async {
+            let mut first = AnyConnection::connect(&writing).await?;
+            sqlx::query(dialect.probe()).fetch_optional(&mut first).await?;
+            first.close().await
+        };
+        let first = tokio::time::timeout(LOCK_WAIT, first).await;
+        first.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(unavailable)?;
         let writers = dialect.writers().connect(&writing).await.map_err(unavailable)?;
         sqlx::migrate!().run(&writers).await?;
         let readers = match dialect.readers() {

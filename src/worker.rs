@@ -116,7 +116,7 @@ impl Worker {
             }
         }
         let room = u32::try_from(self.slots.available_permits()).unwrap_or(u32::MAX);
-        if room == 0 || !self.claims.may_start() {
+        if room == 0 || !self.claims.may_start() || !self.executor.admission.takes_work().await {
             return;
         }
         match self.claims.claim(room).await {

@@ -141,6 +141,8 @@ pub struct ReferencesConfig {
     pub max_bytes: u64,
     /// Most pixels of one reference.
     pub max_pixels: u64,
+    /// Most bytes of fetched references that are kept on disk for the rows that share them.
+    pub cache_bytes: u64,
     /// CIDRs and host:port pairs exempt from the address rule, as written; `net` reads it.
     pub allow: String,
 }
@@ -153,6 +155,7 @@ impl ReferencesConfig {
             retries: from.number("REFERENCE_RETRIES", 0, 10).unwrap_or(2),
             max_bytes: from.size("REFERENCE_MAX_BYTES", 10 * MIB, 1),
             max_pixels: from.number("REFERENCE_MAX_PIXELS", 1, 1_000_000_000).unwrap_or(25_000_000),
+            cache_bytes: from.size("REFERENCE_CACHE_BYTES", 64 * MIB, 0),
             allow: from.text("REFERENCE_ALLOW").unwrap_or_default().to_owned(),
         }
     }

@@ -146,7 +146,7 @@ pub fn decide(
             };
             (Charge::Nothing, next, history)
         }
-        Outcome::Postponed(span) => (Charge::Nothing, Next::Wait(now.after(span)), history),
+        Outcome::Postponed(span) => (Charge::Nothing, Next::Wait(now.after(span)), calm),
         Outcome::Throttled(pause) => throttled(history, pause, now),
         Outcome::Unknown => {
             let history = History { unknown_retries: calm.unknown_retries + 1, ..calm };
@@ -245,6 +245,12 @@ mod tests {
         let history = History { throttled_since: Some(long_ago), ..History::default() };
         let last = after(Outcome::Throttled(Duration::from_secs(5)), history);
         assert!(matches!(last.next, Next::Fail(error) if error.code == ErrorCode::QuotaExhausted));
+    }
+
+    #[test]
+    fn a_picture_that_this_service_put_off_itself_was_not_put_off_by_the_provider() {
+        let history = History { throttled_since: Some(NOW), ..History::default() };
+        assert_eq!(after(Outcome::Postponed(Duration::ZERO), history).history.throttled_since, None);
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //!
 //! Input is camelCase or the original service's names; both at once is a fault. An explicit `null`
 //! in an optional field counts as absent. The files: [`at`] where a fault is, [`json`] the strict
-//! reader, [`fields`] one object, [`items`] its rows, [`references`] its pictures, [`address`] where those are, [`hash`] what a
-//! repeated request is recognised by.
+//! reader, [`fields`] one object, [`items`] its rows, [`references`] its pictures, [`address`] where those are,
+//! [`hash`] what a repeated request is recognised by.
 
 mod address;
 mod at;

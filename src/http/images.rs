@@ -144,7 +144,7 @@ pub(super) async fn answer_accepted(
 }
 
 /// The answer for a batch that is accepted and cannot be read just now.
-fn accepted_unseen(batch: BatchId) -> Result<Response, Problem> {
+pub(super) fn accepted_unseen(batch: BatchId) -> Result<Response, Problem> {
     let message = "the batch is accepted and cannot be read just now; ask for it at its Location";
     let body = serde_json::json!({"batchId": batch, "runMode": "live", "state": "queued", "message": message});
     let location = header(format!("/images/{batch}"))?;

@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 
 use super::extract::{Caller, batch_id, idempotency_key};
-use super::images::{IDEMPOTENT_REPLAYED, answer_accepted};
+use super::images::{IDEMPOTENT_REPLAYED, accepted_unseen, answer_accepted};
 use super::problem::Problem;
 use super::schema::RetryBody;
 use super::{AppState, body, upload};
@@ -54,7 +54,11 @@ pub async fn retry(
     let (key, codes) = read(&state, &headers, body).await?;
     let idempotency = key.map(|key| Idempotency { key, request_hash: request_hash(codes.as_deref()) });
     let retried = state.batches.retry(&caller, batch, codes.as_deref(), idempotency).await?;
-    let mut response = answer_accepted(&state.batches, &caller, batch, &headers).await?;
+    let mut response = match answer_accepted(&state.batches, &caller, batch, &headers).await {
+        Ok(response) => response,
+        Err(problem) if retried.replayed => return Err(problem),
+        Err(_) => accepted_unseen(batch)?,
+    };
     if retried.replayed {
         response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }

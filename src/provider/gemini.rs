@@ -29,13 +29,11 @@ use self::failure::Failure;
 use super::{Answer, ImageCall, ImageProvider, ProviderError};
 use crate::clock::Clock;
 
-/// Most bytes of an answer. A 1K picture takes 2-3 MB of it in base64, one at 4K up to sixteen times that.
-const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Most bytes of an error's body. The provider's are a few KB; a longer one is another's.
 const MAX_ERROR_BYTES: usize = 64 << 10;
 /// How long an error's body may take once its head is there. The head alone settles most of them.
 const ERROR_BODY_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a connection may take to open.
+/// The longest that a connection may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an unused connection is kept: shorter than servers and load balancers do, because a call that meets the
 /// closing of its connection has an unknown outcome and is charged.
@@ -72,11 +70,13 @@ impl fmt::Debug for Gemini {
 }
 
 impl Gemini {
-    /// Sets up the client; connects nowhere. `base` is an http or https URL, without the version in its path.
+    /// Sets up the client; connects nowhere. `base` is an http or https URL, without the version in its path;
+    /// `call_timeout` is the deadline of a whole call, of which opening a connection may take half: one that
+    /// did not open is known to have cost nothing.
     ///
     /// # Errors
     /// [`GeminiError`].
-    pub fn new(base: Url, key: &str, clock: Arc<dyn Clock>) -> Result<Self, GeminiError> {
+    pub fn new(base: Url, key: &str, call_timeout: Duration, clock: Arc<dyn Clock>) -> Result<Self, GeminiError> {
         let mut header = HeaderValue::from_str(key).map_err(|_| GeminiError::Key)?;
         header.set_sensitive(true);
         if base.scheme() != "https" && !is_loopback(&base) {
@@ -86,12 +86,17 @@ impl Gemini {
             (KEY_HEADER.parse().map_err(|_| GeminiError::Key)?, header),
             (CONTENT_TYPE, HeaderValue::from_static("application/json")),
         ]);
-        Ok(Self { base, key: key.to_owned(), client: build_client(headers)?, clock })
+        Ok(Self {
+            base,
+            key: key.to_owned(),
+            client: build_client(headers, CONNECT_TIMEOUT.min(call_timeout / 2))?,
+            clock,
+        })
     }
 
-    async fn answered(&self, response: Response) -> Result<Answer, ProviderError> {
+    async fn answered(&self, response: Response, most: usize) -> Result<Answer, ProviderError> {
         let name = call_name(response.headers());
-        let body = match read_body(response, MAX_ANSWER_BYTES).await {
+        let body = match read_body(response, most).await {
             Ok(body) => body,
             Err(fault) => return Err(ProviderError::OutcomeUnknown(format!("the answer {fault}"))),
         };
@@ -120,7 +125,7 @@ impl ImageProvider for Gemini {
         let request = self.client.post(request::address(&self.base, &call.model)).body(body);
         match request.send().await {
             Err(error) => Err(not_answered(&error)),
-            Ok(response) if response.status() == StatusCode::OK => self.answered(response).await,
+            Ok(response) if response.status() == StatusCode::OK => self.answered(response, call.max_answer_bytes).await,
             Ok(response) => Err(self.failed(response).await),
         }
     }
@@ -134,7 +139,7 @@ fn is_loopback(base: &Url) -> bool {
 
 /// Headers that every call carries are `headers`. A proxy of the environment is not used: settings that nobody listed
 /// would decide where the key goes.
-fn build_client(headers: HeaderMap) -> Result<Client, reqwest::Error> {
+fn build_client(headers: HeaderMap, connect_timeout: Duration) -> Result<Client, reqwest::Error> {
     Client::builder()
         .user_agent(USER_AGENT)
         .default_headers(headers)
@@ -148,7 +153,7 @@ fn build_client(headers: HeaderMap) -> Result<Client, reqwest::Error> {
         .no_zstd()
         .no_deflate()
         .http1_only()
-        .connect_timeout(CONNECT_TIMEOUT)
+        .connect_timeout(connect_timeout)
         .pool_idle_timeout(POOL_IDLE_TIMEOUT)
         .build()
 }

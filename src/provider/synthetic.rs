@@ -31,6 +31,8 @@ const REFERENCE_TOKENS: u64 = 258;
 const TEXT_TOKENS: u64 = 20;
 /// What `[429]` asks to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// How long the day of `[quota]` goes on.
+const QUOTA_RESET: Duration = Duration::from_mins(1);
 
 /// Draws pictures instead of calling a paid model.
 pub struct Synthetic {
@@ -93,6 +95,7 @@ impl ImageProvider for Synthetic {
             Ending::RefuseUnpaid => Err(ProviderError::Refused(refusal())),
             Ending::Fail => Err(ProviderError::Failed("the synthetic provider was told to fail".to_owned())),
             Ending::Throttle => Err(ProviderError::Throttled { retry_after: Some(RETRY_AFTER) }),
+            Ending::Quota => Err(ProviderError::QuotaExhausted { resets_in: QUOTA_RESET }),
             Ending::Drop => {
                 Err(ProviderError::OutcomeUnknown("the connection was dropped after it was paid".to_owned()))
             }
@@ -156,6 +159,7 @@ mod tests {
             image_size: ImageSize::default(),
             references: Vec::new(),
             output_cap: 1_000,
+            max_answer_bytes: 64 << 20,
         }
     }
 
@@ -263,6 +267,7 @@ mod tests {
             ("[fail-once]", "failed", "picture"),
             ("[429]", "throttled Some(2s)", "picture"),
             ("[429-always]", "throttled Some(2s)", "throttled Some(2s)"),
+            ("[quota]", "quota exhausted", "quota exhausted"),
             ("[drop]", "unknown", "unknown"),
             ("[drop-once]", "unknown", "picture"),
         ] {

@@ -9,6 +9,7 @@ use super::execute::{Signals, describe};
 use super::gate::{Gate, Pass, Reason, Verdict};
 use super::notices::Notices;
 use crate::domain::ids::BatchId;
+use crate::domain::outcome::Outcome;
 use crate::domain::state::{ErrorCode, ImageError};
 use crate::store::Store;
 
@@ -47,14 +48,26 @@ impl Admission {
         Self { store, claims, gate, notices, rules }
     }
 
-    /// Waits while the gate is closed; postpones while the day is over its limit or the claim is in doubt.
-    pub(super) async fn admit(&self, batch: BatchId, signals: &Signals) -> Admitted<'_> {
+    /// Whether pictures are to be taken up at all: not while nothing may be spent, or the day is over its limit.
+    pub async fn takes_work(&self) -> bool {
+        self.rules.live && matches!(self.store.is_overrun(&self.rules.limits).await, Ok(false))
+    }
+
+    /// What becomes of a picture that cannot be called for now, said before anything is fetched for it.
+    pub(super) async fn forbids(&self, batch: BatchId, model: &str) -> Option<Outcome> {
         if !self.rules.live {
-            return Admitted::Postpone(NOT_LIVE_PAUSE);
+            return Some(Outcome::Postponed(NOT_LIVE_PAUSE));
         }
+        let closed = self.gate.trouble(Some(model)).filter(|closed| closed.reason == Reason::Quota)?;
+        self.notices.tell(batch, closed).await;
+        Some(Outcome::Refused(quota_exhausted()))
+    }
+
+    /// Waits while the gate is closed; postpones while the day is over its limit or the claim is in doubt.
+    pub(super) async fn admit(&self, batch: BatchId, model: &str, signals: &Signals) -> Admitted<'_> {
         let pass = loop {
             let changed = self.gate.changed();
-            let closed = match self.gate.pass() {
+            let closed = match self.gate.pass(model) {
                 Ok(pass) => break pass,
                 Err(closed) => closed,
             };
@@ -85,10 +98,10 @@ impl Admission {
     }
 
     /// Records how the call of `batch` ended; tells the batch if that closed the gate.
-    pub(super) async fn ended(&self, batch: BatchId, pass: Pass<'_>, verdict: Verdict) {
+    pub(super) async fn ended(&self, batch: BatchId, model: &str, pass: Pass<'_>, verdict: Verdict) {
         pass.end(verdict);
         if verdict != Verdict::Answered
-            && let Some(closed) = self.gate.trouble()
+            && let Some(closed) = self.gate.trouble(Some(model))
         {
             self.notices.tell(batch, closed).await;
         }

@@ -137,7 +137,7 @@ impl Claims {
     /// [`StoreError`]; nothing is claimed then.
     pub async fn claim(&self, count: u32) -> Result<Vec<Job>, StoreError> {
         self.work.lock().await.mark_unchanged();
-        let mut waiting = self.store.queued_owners().await?;
+        let mut waiting = self.store.queued_owners(self.clock.now()).await?;
         let mut turns = self.turns.lock().await;
         let mut jobs = Vec::new();
         let mut room = count;

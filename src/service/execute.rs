@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, Admitted, quota_exhausted};
 use super::gate::{Pass, Verdict};
-use super::memory::PictureMemory;
+use super::memory::{PictureMemory, max_answer_bytes};
 use super::references::References;
 use super::settle::Settler;
 use crate::assets::picture::{Thumbnailer, inspect, thumbnail_name};
@@ -143,8 +143,11 @@ impl Executor {
                 return Some(Outcome::Refused(ImageError::lasting(ErrorCode::ProviderError, detail)).into());
             }
         };
+        if let Some(outcome) = self.admission.forbids(job.claim.image.batch, &job.model).await {
+            return Some(outcome.into());
+        }
         let mut share = tokio::select! {
-            share = self.memory.share(spec.references.len()) => share?,
+            share = self.memory.share(spec.image_size, spec.references.len()) => share?,
             () = signals.draining.cancelled() => return None,
         };
         let references = match self.references.gather(job, &spec.references, &signals.draining).await? {
@@ -156,7 +159,7 @@ impl Executor {
             Ok(call) => call,
             Err(error) => return Some(Outcome::Refused(error).into()),
         };
-        let pass = match self.admission.admit(job.claim.image.batch, signals).await {
+        let pass = match self.admission.admit(job.claim.image.batch, &job.model, signals).await {
             Admitted::Go(pass) => pass,
             Admitted::Postpone(span) => return Some(Outcome::Postponed(span).into()),
             Admitted::Refuse(error) => return Some(Outcome::Refused(error).into()),
@@ -195,6 +198,7 @@ impl Executor {
             aspect_ratio: spec.aspect_ratio,
             image_size: spec.image_size,
             references,
+            max_answer_bytes: max_answer_bytes(spec.image_size),
             output_cap: model.output_cap(spec.image_size).map_err(|_| unpriced())?,
         })
     }
@@ -218,7 +222,15 @@ impl Executor {
     }
 
     /// Sends the call and stores what it made.
-    async fn send(&self, job: &Job, call: &ImageCall, pass: Pass<'_>, slot: Option<Slot>, signals: &Signals) -> Ended {
+    async fn send(
+        &self,
+        job: &Job,
+        call: &ImageCall,
+        mut pass: Pass<'_>,
+        slot: Option<Slot>,
+        signals: &Signals,
+    ) -> Ended {
+        pass.send();
         let answer = tokio::select! {
             answer = tokio::time::timeout(self.call_timeout, self.provider.generate(call)) => answer,
             () = signals.aborting.cancelled() => return Outcome::Interrupted.into(),
@@ -226,7 +238,7 @@ impl Executor {
         let answer = answer.unwrap_or_else(|_| Err(ProviderError::OutcomeUnknown("no answer in time".to_owned())));
         let default_pause = self.admission.default_pause();
         let verdict = verdict(answer.as_ref().err(), default_pause);
-        self.admission.ended(job.claim.image.batch, pass, verdict).await;
+        self.admission.ended(job.claim.image.batch, &job.model, pass, verdict).await;
         drop(slot);
         match answer {
             Ok(answer) => self.answered(job, answer, signals).await,

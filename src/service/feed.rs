@@ -136,7 +136,15 @@ impl Feeds {
         let feed = self.feed(batch, row.last_event);
         self.counters.streams_opened.increment();
         let ends_at = self.rules.max_life.map(|life| tokio::time::Instant::now() + life);
-        let reader = Reader { feeds: self.clone(), feed, sent: after, page: VecDeque::new(), over: false, ends_at };
+        let reader = Reader {
+            feeds: self.clone(),
+            feed,
+            sent: after,
+            page: VecDeque::new(),
+            just_filled: false,
+            over: false,
+            ends_at,
+        };
         let retry = Bytes::from(format!("retry: {}\n\n", RETRY.as_millis()));
         let frames = stream::unfold(reader, |mut reader| async move { Some((reader.next().await?, reader)) });
         Ok(Subscription::Frames(stream::iter([retry]).chain(frames).boxed()))
@@ -330,6 +338,8 @@ struct Reader {
     /// The number of the last event that was sent.
     sent: u64,
     page: VecDeque<Frame>,
+    /// Whether the page came just now: its links are as fresh as they get.
+    just_filled: bool,
     over: bool,
     ends_at: Option<tokio::time::Instant>,
 }
@@ -343,11 +353,12 @@ impl Reader {
             if self.over || expired || self.feeds.draining.is_cancelled() {
                 return None;
             }
-            if self.page.front().is_some_and(|frame| !frame.is_good(self.feeds.clock.now())) {
+            if !self.just_filled && self.page.front().is_some_and(|frame| !frame.is_good(self.feeds.clock.now())) {
                 // A slow client took so long that the links would have too little left: render them anew.
                 self.page.clear();
             }
             if let Some(frame) = self.page.pop_front() {
+                self.just_filled = false;
                 self.sent = frame.number;
                 self.over = frame.done && self.page.is_empty() && frame.number >= *last.borrow();
                 return Some(frame.bytes);
@@ -370,7 +381,7 @@ impl Reader {
 
     async fn fill(&mut self) {
         match self.feeds.page(&self.feed, self.sent).await {
-            Ok(frames) => self.page = frames,
+            Ok(frames) => (self.page, self.just_filled) = (frames, true),
             Err(error) => {
                 tracing::warn!(batch = %self.feed.batch, %error, "cannot read progress; the stream ends");
                 self.over = true;

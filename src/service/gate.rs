@@ -6,7 +6,7 @@
 //! one call tries. The minute's calls are spent: until the oldest is a minute old. After a pause calls
 //! come back by and by, not all at once: half as many as were under way, and one more with each answer.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -49,11 +49,11 @@ impl GateRules {
 }
 
 /// Why no call starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// The provider asked to slow down.
     Throttled,
-    /// The provider's daily quota is used up: waiting is in vain.
+    /// The provider's daily quota for the model is used up: waiting is in vain.
     Quota,
     /// The provider failed several times in a row.
     Failing,
@@ -68,8 +68,6 @@ pub struct Closed {
     pub reason: Reason,
     /// When it may open; it may be sooner, or later.
     pub opens_in: Duration,
-    /// Counts how often the gate was closed for a reason that users should know.
-    pub episode: u64,
 }
 
 /// How a call ended, as far as the next ones are concerned.
@@ -81,7 +79,7 @@ pub enum Verdict {
     Failed,
     /// It asked to slow down, for so long.
     Throttled(Duration),
-    /// Its daily quota is used up for so long.
+    /// Its daily quota for the model is used up for so long.
     QuotaExhausted(Duration),
 }
 
@@ -105,10 +103,10 @@ struct State {
     /// Until then calls keep an even pace, as the provider counts in shorter spans than a minute.
     even_until: Duration,
     paused_until: Duration,
-    quota_until: Duration,
+    /// Until when each model's daily quota is used up.
+    quotas: BTreeMap<String, Duration>,
     failures: u32,
     breaker: Breaker,
-    episode: u64,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +120,11 @@ enum Breaker {
 /// The right to make one call.
 pub struct Pass<'a> {
     gate: &'a Gate,
+    model: String,
     started: Duration,
+    /// Whether this call tries if a provider that failed is back.
+    is_probe: bool,
+    sent: bool,
     verdict: Option<Verdict>,
 }
 
@@ -140,29 +142,31 @@ impl Gate {
         self.rules.default_pause
     }
 
-    /// Passes the gate for one call.
+    /// Passes the gate for one call of `model`.
     ///
     /// # Errors
     /// [`Closed`]; ask again when that time has passed, or the gate [changed](Self::changed).
-    pub fn pass(&self) -> Result<Pass<'_>, Closed> {
+    pub fn pass(&self, model: &str) -> Result<Pass<'_>, Closed> {
         let now = self.clock.monotonic();
         let mut state = self.lock();
-        if let Some(closed) = state.closed(now, self.rules) {
+        if let Some(closed) = state.closed(Some(model), now, self.rules) {
             return Err(closed);
         }
-        if state.breaker != Breaker::Closed {
+        let is_probe = state.breaker != Breaker::Closed;
+        if is_probe {
             state.breaker = Breaker::Probing;
         }
         state.under_way += 1;
         state.starts.push_back(now);
-        Ok(Pass { gate: self, started: now, verdict: None })
+        Ok(Pass { gate: self, model: model.to_owned(), started: now, is_probe, sent: false, verdict: None })
     }
 
-    /// Why no call would start now for a reason that users should know; `None` while calls do.
+    /// Why no call of `model` would start now for a reason that users should know; `None` while calls do.
+    /// Without a model, why none of any model would, or that some model's quota is used up.
     #[must_use]
-    pub fn trouble(&self) -> Option<Closed> {
+    pub fn trouble(&self, model: Option<&str>) -> Option<Closed> {
         let now = self.clock.monotonic();
-        self.lock().closed(now, self.rules).filter(|closed| closed.reason != Reason::Busy)
+        self.lock().closed(model, now, self.rules).filter(|closed| closed.reason != Reason::Busy)
     }
 
     /// Ends when a call ended after this was called, which may have opened the gate.
@@ -174,17 +178,29 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn end(&self, started: Duration, verdict: Option<Verdict>) {
+    fn end(&self, pass: &Pass<'_>) {
         let now = self.clock.monotonic();
         let mut state = self.lock();
         state.under_way -= 1;
-        state.end(now, started, verdict, self.rules);
+        if !pass.sent {
+            state.take_back(pass.started);
+        }
+        state.judge(now, pass, self.rules);
         drop(state);
         self.changed.notify_waiters();
     }
 }
 
 impl Pass<'_> {
+    /// The call is sent now: from here on it counts among those of the minute, used or not.
+    pub fn send(&mut self) {
+        let now = self.gate.clock.monotonic();
+        let mut state = self.gate.lock();
+        state.take_back(self.started);
+        state.starts.push_back(now);
+        (self.started, self.sent) = (now, true);
+    }
+
     /// The call ended like this. A pass that is dropped without a word was not used, or says nothing.
     pub fn end(mut self, verdict: Verdict) {
         self.verdict = Some(verdict);
@@ -193,18 +209,20 @@ impl Pass<'_> {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        self.gate.end(self.started, self.verdict);
+        self.gate.end(self);
     }
 }
 
 impl State {
-    fn closed(&mut self, now: Duration, rules: GateRules) -> Option<Closed> {
+    fn closed(&mut self, model: Option<&str>, now: Duration, rules: GateRules) -> Option<Closed> {
         let until = |reason, end: Duration| {
             Some(end.saturating_sub(now)).filter(|span| !span.is_zero()).map(|span| (reason, span))
         };
         // Whoever waits for a call to end is woken by it.
         let for_a_call = (Reason::Busy, rules.minute);
-        let (reason, opens_in) = until(Reason::Quota, self.quota_until)
+        self.quotas.retain(|_, end| *end > now);
+        let quota = model.map_or_else(|| self.quotas.values().min(), |model| self.quotas.get(model));
+        let (reason, opens_in) = until(Reason::Quota, quota.copied().unwrap_or_default())
             .or_else(|| until(Reason::Throttled, self.paused_until))
             .or_else(|| match self.breaker {
                 Breaker::Closed => None,
@@ -213,7 +231,7 @@ impl State {
             })
             .or_else(|| (self.under_way >= self.allowed.min(rules.concurrency)).then_some(for_a_call))
             .or_else(|| until(Reason::Busy, self.next_start(now, rules)))?;
-        Some(Closed { reason, opens_in, episode: self.episode })
+        Some(Closed { reason, opens_in })
     }
 
     /// When the allowed number of calls a minute lets the next one start.
@@ -231,38 +249,47 @@ impl State {
         by_minute.max(paced.map_or(Duration::ZERO, |start| *start + rules.minute / calls))
     }
 
-    fn end(&mut self, now: Duration, started: Duration, verdict: Option<Verdict>, rules: GateRules) {
-        match verdict {
-            None if self.breaker == Breaker::Probing => self.breaker = Breaker::OpenUntil(now),
+    /// Forgets the start of a call that was not sent.
+    fn take_back(&mut self, started: Duration) {
+        if let Some(index) = self.starts.iter().rposition(|start| *start == started) {
+            self.starts.remove(index);
+        }
+    }
+
+    fn judge(&mut self, now: Duration, pass: &Pass<'_>, rules: GateRules) {
+        let is_probe = pass.is_probe && self.breaker == Breaker::Probing;
+        match pass.verdict {
+            // The probe was not made: another one may be.
+            None if is_probe => self.breaker = Breaker::OpenUntil(now),
             None => {}
-            Some(Verdict::Answered) => {
-                (self.failures, self.breaker) = (0, Breaker::Closed);
-                self.allowed = rules.concurrency.min(self.allowed + 1);
-            }
             Some(Verdict::Failed) => {
                 self.failures += 1;
-                if self.breaker == Breaker::Probing
-                    || (self.breaker == Breaker::Closed && self.failures >= rules.failures)
-                {
-                    self.episode += u64::from(self.breaker == Breaker::Closed);
+                if is_probe || (self.breaker == Breaker::Closed && self.failures >= rules.failures) {
                     self.breaker = Breaker::OpenUntil(now + rules.breaker_pause);
-                    self.reduce(now, started);
+                    self.reduce(now, pass.started);
                 }
             }
-            Some(Verdict::Throttled(span)) => {
-                if self.breaker == Breaker::Probing {
-                    // It is there, and says so.
-                    self.breaker = Breaker::Closed;
-                }
-                let until = now + span.min(MAX_THROTTLED);
-                self.episode += u64::from(self.paused_until <= now);
-                self.paused_until = self.paused_until.max(until);
-                self.even_until = until + rules.minute;
-                self.reduce(now, started);
+            Some(verdict) => {
+                // Whatever it says, it is there.
+                (self.failures, self.breaker) = (0, Breaker::Closed);
+                self.heed(now, pass, verdict, rules);
             }
-            Some(Verdict::QuotaExhausted(span)) => {
-                self.episode += u64::from(self.quota_until <= now);
-                self.quota_until = self.quota_until.max(now + span);
+        }
+    }
+
+    /// Does what a provider asks for that answers.
+    fn heed(&mut self, now: Duration, pass: &Pass<'_>, verdict: Verdict, rules: GateRules) {
+        match verdict {
+            Verdict::Answered => self.allowed = rules.concurrency.min(self.allowed + 1),
+            Verdict::Failed => {}
+            Verdict::Throttled(span) => {
+                self.paused_until = self.paused_until.max(now + span.min(MAX_THROTTLED));
+                self.even_until = self.even_until.max(self.paused_until + rules.minute);
+                self.reduce(now, pass.started);
+            }
+            Verdict::QuotaExhausted(span) => {
+                let end = self.quotas.entry(pass.model.clone()).or_default();
+                *end = (now + span).max(*end);
             }
         }
     }
@@ -291,19 +318,21 @@ mod tests {
     }
 
     fn why(gate: &Gate) -> Option<(Reason, Duration)> {
-        gate.pass().err().map(|closed| (closed.reason, closed.opens_in))
+        gate.pass("m").err().map(|closed| (closed.reason, closed.opens_in))
     }
 
     fn calls(gate: &Gate, verdicts: impl IntoIterator<Item = Verdict>) {
         for verdict in verdicts {
-            gate.pass().unwrap_or_else(|closed| panic!("{closed:?}")).end(verdict);
+            let mut pass = gate.pass("m").unwrap_or_else(|closed| panic!("{closed:?}"));
+            pass.send();
+            pass.end(verdict);
         }
     }
 
     #[test]
     fn a_pause_ends_by_the_monotonic_clock_alone_and_the_longer_one_counts() {
         let (clock, gate) = gate(4, None);
-        let (first, second) = (gate.pass().ok().unwrap(), gate.pass().ok().unwrap());
+        let (first, second) = (gate.pass("m").ok().unwrap(), gate.pass("m").ok().unwrap());
         first.end(Verdict::Throttled(10 * SECOND));
         second.end(Verdict::Throttled(2 * SECOND));
         clock.jump_to(Timestamp::from_millis(1_000_000));
@@ -324,7 +353,8 @@ mod tests {
         let (clock, gate) = gate(100, Some(20));
         let mut starts: Vec<Duration> = Vec::new();
         for _ in 0..1_800 {
-            if let Ok(pass) = gate.pass() {
+            if let Ok(mut pass) = gate.pass("m") {
+                pass.send();
                 starts.push(clock.monotonic());
                 pass.end(Verdict::Answered);
             }
@@ -346,18 +376,18 @@ mod tests {
     #[test]
     fn calls_come_back_by_and_by_after_a_pause() {
         let (clock, gate) = gate(20, None);
-        let under_way: Vec<_> = (0..20).map(|_| gate.pass().ok().unwrap()).collect();
+        let under_way: Vec<_> = (0..20).map(|_| gate.pass("m").ok().unwrap()).collect();
         assert_eq!(why(&gate).unwrap().0, Reason::Busy);
         for pass in under_way {
             pass.end(Verdict::Throttled(SECOND));
         }
         clock.advance(SECOND);
-        let half: Vec<_> = std::iter::from_fn(|| gate.pass().ok()).collect();
+        let half: Vec<_> = std::iter::from_fn(|| gate.pass("m").ok()).collect();
         assert_eq!(half.len(), 10, "one refusal counts, not twenty");
         for pass in half {
             pass.end(Verdict::Answered);
         }
-        assert_eq!(std::iter::from_fn(|| gate.pass().ok()).collect::<Vec<_>>().len(), 20);
+        assert_eq!(std::iter::from_fn(|| gate.pass("m").ok()).collect::<Vec<_>>().len(), 20);
     }
 
     #[test]
@@ -367,12 +397,12 @@ mod tests {
         calls(&gate, [Verdict::Failed; 5]);
         assert_eq!(why(&gate), Some((Reason::Failing, 10 * SECOND)));
         clock.advance(10 * SECOND);
-        let probe = gate.pass().ok().unwrap();
+        let probe = gate.pass("m").ok().unwrap();
         assert_eq!(why(&gate).unwrap().0, Reason::Failing, "one probe at a time");
         probe.end(Verdict::Failed);
         assert_eq!(why(&gate), Some((Reason::Failing, 10 * SECOND)));
         clock.advance(10 * SECOND);
-        drop(gate.pass());
+        drop(gate.pass("m"));
         calls(&gate, [Verdict::Answered]);
         assert_eq!(why(&gate), None);
     }
@@ -382,8 +412,68 @@ mod tests {
         let (clock, gate) = gate(4, None);
         calls(&gate, [Verdict::QuotaExhausted(Duration::from_hours(5))]);
         assert_eq!(why(&gate), Some((Reason::Quota, Duration::from_hours(5))));
-        assert_eq!(gate.trouble().map(|closed| closed.reason), Some(Reason::Quota));
+        assert_eq!(gate.trouble(Some("m")).map(|closed| closed.reason), Some(Reason::Quota));
         clock.advance(Duration::from_hours(5));
-        assert_eq!((why(&gate), gate.trouble()), (None, None));
+        assert_eq!((why(&gate), gate.trouble(Some("m"))), (None, None));
+    }
+    #[test]
+    fn a_quota_belongs_to_its_model() {
+        let (_, gate) = gate(4, None);
+        calls(&gate, [Verdict::QuotaExhausted(SECOND)]);
+        assert!(gate.pass("m").is_err());
+        assert!(gate.pass("other").is_ok());
+        assert_eq!(gate.trouble(Some("other")), None);
+        assert_eq!(gate.trouble(None).map(|closed| closed.reason), Some(Reason::Quota));
+    }
+
+    #[test]
+    fn whatever_a_probe_meets_the_gate_opens_again() {
+        let ends =
+            [Verdict::Answered, Verdict::Failed, Verdict::Throttled(SECOND), Verdict::QuotaExhausted(SECOND)].map(Some);
+        for end in ends.into_iter().chain([None]) {
+            let (clock, gate) = gate(4, None);
+            calls(&gate, [Verdict::Failed; 5]);
+            clock.advance(10 * SECOND);
+            let mut probe = gate.pass("m").ok().unwrap();
+            probe.verdict = end;
+            drop(probe);
+            clock.advance(10 * SECOND);
+            assert_eq!(why(&gate), None, "{end:?}");
+            // One failure more is one failure, unless the last one was the probe's.
+            calls(&gate, [Verdict::Failed]);
+            assert_eq!(gate.pass("m").is_err(), matches!(end, Some(Verdict::Failed) | None), "{end:?}");
+        }
+    }
+
+    #[test]
+    fn an_old_call_that_says_nothing_lets_no_second_probe_through() {
+        let (clock, gate) = gate(4, None);
+        let old = gate.pass("m").ok().unwrap();
+        calls(&gate, [Verdict::Failed; 5]);
+        clock.advance(10 * SECOND);
+        let _probe = gate.pass("m").ok().unwrap();
+        drop(old);
+        assert_eq!(why(&gate).unwrap().0, Reason::Failing);
+    }
+
+    #[test]
+    fn a_pass_that_was_not_used_takes_nothing_from_the_minute() {
+        let (_, gate) = gate(4, Some(2));
+        for _ in 0..10 {
+            drop(gate.pass("m").ok().unwrap());
+        }
+        calls(&gate, [Verdict::Answered, Verdict::Answered]);
+        assert_eq!(why(&gate).unwrap().0, Reason::Busy);
+    }
+
+    #[test]
+    fn a_shorter_pause_does_not_cut_the_even_pace_of_a_longer_one() {
+        let (clock, gate) = gate(4, Some(60));
+        let (first, second) = (gate.pass("m").ok().unwrap(), gate.pass("m").ok().unwrap());
+        first.end(Verdict::Throttled(Duration::from_mins(30)));
+        second.end(Verdict::Throttled(SECOND));
+        clock.advance(Duration::from_mins(30) + SECOND);
+        calls(&gate, [Verdict::Answered]);
+        assert_eq!(why(&gate).unwrap().0, Reason::Busy);
     }
 }

@@ -31,7 +31,7 @@ impl Health {
     /// batches are taken in all the same.
     #[must_use]
     pub fn provider_trouble(&self) -> Option<String> {
-        self.gate.trouble().and_then(|closed| sentence(closed, self.clock.as_ref()))
+        self.gate.trouble(None).and_then(|closed| sentence(closed, self.clock.as_ref()))
     }
 
     /// The reasons why the service cannot work now; empty if it can.

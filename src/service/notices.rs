@@ -1,6 +1,6 @@
-//! Telling the batches that wait why they wait: a `notice` in their events, once for each time the gate closes.
+//! Telling the batches that wait why they wait: a `notice` in their events, now and then while it lasts.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,13 +12,15 @@ use crate::store::Store;
 
 /// A pause that is over sooner is nobody's business.
 const SHORTEST_TOLD: Duration = Duration::from_secs(2);
+/// A batch is not told the same again before this time: a provider may ask to slow down every few seconds.
+const TOLD_AGAIN: Duration = Duration::from_mins(10);
 
 /// Writes notices.
 pub struct Notices {
     store: Arc<Store>,
     clock: Arc<dyn Clock>,
-    /// The batches that were told of the gate's latest episode.
-    told: Mutex<(u64, HashSet<BatchId>)>,
+    /// When each batch was told what.
+    told: Mutex<HashMap<(BatchId, Reason), Duration>>,
 }
 
 impl Notices {
@@ -28,10 +30,10 @@ impl Notices {
         Self { store, clock, told: Mutex::default() }
     }
 
-    /// Tells `batch` why its pictures wait, if it was not told of this episode.
+    /// Tells `batch` why its pictures wait, if it was not told lately.
     pub async fn tell(&self, batch: BatchId, closed: Closed) {
         let Some(detail) = sentence(closed, self.clock.as_ref()) else { return };
-        if closed.opens_in < SHORTEST_TOLD || !self.is_news(batch, closed.episode) {
+        if closed.opens_in < SHORTEST_TOLD || !self.is_news(batch, closed.reason) {
             return;
         }
         if let Err(error) = self.store.notice(batch, &detail, self.clock.now()).await {
@@ -40,12 +42,13 @@ impl Notices {
         }
     }
 
-    fn is_news(&self, batch: BatchId, episode: u64) -> bool {
+    fn is_news(&self, batch: BatchId, reason: Reason) -> bool {
+        let now = self.clock.monotonic();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.0 != episode {
-            *told = (episode, HashSet::new());
-        }
-        told.1.insert(batch)
+        told.retain(|_, at| now.saturating_sub(*at) < TOLD_AGAIN);
+        let count = told.len();
+        told.entry((batch, reason)).or_insert(now);
+        told.len() > count
     }
 }
 

@@ -4,7 +4,7 @@ use super::batches::{Batches, Idempotency, ServiceError};
 use super::submit::IDEMPOTENCY_KEPT;
 use crate::domain::ids::{AttemptId, BatchId, UserId};
 use crate::domain::state::ErrorCode;
-use crate::store::{FailedImage, FreshAttempt, NewRetry, RetryOutcome};
+use crate::store::{FailedImage, FreshAttempt, NewRetry, RetryOutcome, StoreError};
 
 /// An accepted retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,12 @@ impl Batches {
             idempotency: idempotency.map(|given| (given.key, given.request_hash)),
             forget_keys_before: self.clock.now().before(IDEMPOTENCY_KEPT),
         };
-        match self.store.retry(&retry, &self.rules.limits).await? {
+        let keyed = retry.idempotency.is_some();
+        let outcome = self.store.retry(&retry, &self.rules.limits).await.map_err(|error| match error {
+            StoreError::LockWait if keyed => ServiceError::KeyInProgress,
+            error => error.into(),
+        })?;
+        match outcome {
             RetryOutcome::Accepted(pictures) => {
                 tracing::info!(%batch, pictures, "batch retried");
                 Ok(Retried { replayed: false })
@@ -56,6 +61,10 @@ impl Batches {
                 Err(ServiceError::NotRetryable(detail.to_owned()))
             }
             RetryOutcome::NothingFailed if !self.rules.live => Err(ServiceError::LiveDisabled),
+            RetryOutcome::NothingFailed if !images.is_empty() => {
+                let detail = "another request has taken these pictures up already";
+                Err(ServiceError::NotRetryable(detail.to_owned()))
+            }
             RetryOutcome::NothingFailed => Err(ServiceError::NotRetryable(nothing_to_retry(&failed, codes))),
             RetryOutcome::OverBudget { user_limit, budget, estimated } => {
                 Err(self.shortfall(estimated, user_limit, &budget)?)

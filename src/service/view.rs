@@ -29,7 +29,8 @@ pub struct BatchView {
     /// When its last picture ended.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub finished_at: Option<Timestamp>,
-    /// What was reserved for it when it was submitted: an upper bound for one call of each picture. US dollars.
+    /// What was reserved for it when it was submitted, and by each retry: an upper bound for one call of each picture
+    /// then. US dollars.
     #[schema(value_type = f64)]
     pub estimated_cost: MicroUsd,
     /// What it has cost so far, unknown outcomes included. It may pass `estimatedCost` where a call's outcome

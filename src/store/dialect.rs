@@ -68,6 +68,14 @@ impl Dialect {
         }
     }
 
+    /// The least that needs a database to be one: SQLite opens a file without looking into it.
+    pub(super) const fn probe(self) -> &'static str {
+        match self {
+            Self::Sqlite => "PRAGMA schema_version",
+            Self::Postgres => "SELECT 1",
+        }
+    }
+
     /// The pool that writes.
     pub(super) fn writers(self) -> AnyPoolOptions {
         match self {

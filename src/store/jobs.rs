@@ -1,6 +1,7 @@
 //! Claimed pictures with all that making them needs. A row that cannot be read hides no other.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use sqlx::any::AnyRow;
 
@@ -11,9 +12,13 @@ use crate::domain::money::MicroUsd;
 use crate::domain::outcome::{Claim, History};
 use crate::domain::spec::{AspectRatio, ImageSize, Reference, SceneId};
 use crate::domain::state::ImageState;
+use crate::domain::time::Timestamp;
 
 /// Pictures looked up with one statement.
 const JOBS_A_STATEMENT: usize = 100;
+
+/// A picture that is taken up so long after it was due was not put off by the provider all the while.
+const NOT_ASKED: Duration = Duration::from_mins(5);
 
 /// A claimed picture and all that making it needs.
 #[derive(Debug, Clone)]
@@ -79,7 +84,7 @@ impl Store {
             let sql = format!(
                 "SELECT m.batch_id, m.ordinal, m.variant, b.owner, b.model, i.scene_id, i.prompt, i.refs,
                    i.aspect_ratio, i.image_size, m.state, m.fence, m.failures, m.unknown_retries, m.interruptions,
-                   m.throttled_since, a.id AS attempt_id, a.number, a.reserved
+                   m.throttled_since, m.due, a.id AS attempt_id, a.number, a.reserved
                  FROM images m
                  JOIN batches b ON b.id = m.batch_id
                  JOIN items i ON i.batch_id = m.batch_id AND i.ordinal = m.ordinal
@@ -89,7 +94,8 @@ impl Store {
                 placeholders(images.len(), 3)
             );
             let rows = self.rows_of(sql, images).await?;
-            jobs.extend(readable(&rows, |row| job(row, &mut unknown)));
+            let now = self.clock.now();
+            jobs.extend(readable(&rows, |row| job(row, now, &mut unknown)));
         }
         Ok(jobs)
     }
@@ -135,13 +141,14 @@ pub(super) fn readable<T>(rows: &[AnyRow], mut read: impl FnMut(&AnyRow) -> Resu
     values
 }
 
-fn job(row: &AnyRow, unknown: &mut Unknown) -> Result<Job, StoreError> {
-    let image = row.image_key()?;
+fn job(row: &AnyRow, now: Timestamp, unknown: &mut Unknown) -> Result<Job, StoreError> {
+    let (image, due) = (row.image_key()?, row.time("due")?);
     let history = History {
         failures: row.count("failures")?,
         unknown_retries: row.count("unknown_retries")?,
         interruptions: row.count("interruptions")?,
-        throttled_since: row.optional_time("throttled_since")?,
+        // Nobody put it off while nobody asked.
+        throttled_since: row.optional_time("throttled_since")?.filter(|_| now.since(due) < NOT_ASKED),
     };
     Ok(Job {
         started: row.parsed::<ImageState>("state")? == ImageState::Running,

@@ -276,6 +276,19 @@ impl Store {
         row.as_ref().map(image_row).transpose()
     }
 
+    /// Batches and pictures that are not finished, whoever's they are.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn count_open(&self) -> Result<(i64, i64), StoreError> {
+        let count = async |sql: &'static str| {
+            sqlx::query_scalar(sql).fetch_one(&self.readers).await.map_err(|error| self.error(error))
+        };
+        let batches = count("SELECT COUNT(*) FROM batches WHERE state = 'running'").await?;
+        let pictures = count("SELECT COUNT(*) FROM images WHERE state IN ('queued', 'claimed', 'running')").await?;
+        Ok((batches, pictures))
+    }
+
     /// The number of the batch's last event, and whether no picture of it is open.
     ///
     /// # Errors

@@ -1,17 +1,20 @@
 //! Trying failed pictures again: fresh attempts with a fresh reservation, or nothing.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
 use super::budget::Limits;
-use super::rows::Columns as _;
+use super::jobs::readable;
+use super::rows::{Columns, ROWS_A_STATEMENT, placeholders};
 use super::submit::Reservation;
 use super::{BudgetRow, Store, StoreError, transaction};
 use crate::domain::event::Event;
 use crate::domain::ids::{AttemptId, BatchId, ImageKey, UserId};
 use crate::domain::money::MicroUsd;
 use crate::domain::spec::ItemSpec;
-use crate::domain::state::ImageError;
+use crate::domain::state::{AttemptState, ImageError};
 use crate::domain::time::Timestamp;
 
 /// A picture that failed.
@@ -116,7 +119,7 @@ impl Store {
             .fetch_all(&self.readers)
             .await
             .map_err(|error| self.error(error))?;
-        Ok(Some((model, rows.iter().map(failed_image).collect::<Result<_, _>>()?)))
+        Ok(Some((model, readable(&rows, failed_image))))
     }
 
     /// Puts failed pictures back into the queue, if their money fits both limits.
@@ -155,10 +158,13 @@ impl Store {
             return Ok(RetryOutcome::Cancelled);
         }
         let turn = self.turn_served(connection, &retry.owner, retry.at).await?;
+        let numbers = self.attempt_numbers(connection, retry.batch).await?;
         let (mut again, mut total) = (0, MicroUsd::ZERO);
-        for attempt in &retry.attempts {
-            if self.requeue(connection, attempt, turn + i64::from(again)).await? {
-                again += 1;
+        for attempts in retry.attempts.chunks(ROWS_A_STATEMENT) {
+            let back = self.requeue(connection, attempts, turn + i64::from(again)).await?;
+            self.insert_fresh(connection, &back, &numbers).await?;
+            again += u32::try_from(back.len()).map_err(StoreError::corrupt)?;
+            for attempt in &back {
                 total = total.plus(attempt.reserve).map_err(StoreError::corrupt)?;
             }
         }
@@ -222,40 +228,77 @@ impl Store {
         Ok(None)
     }
 
-    /// Puts one failed picture back with a fresh attempt. Whether it was failed.
-    async fn requeue(
+    /// The number of the last attempt of each of the batch's pictures.
+    async fn attempt_numbers(
         &self,
         connection: &mut AnyConnection,
-        attempt: &FreshAttempt,
+        batch: BatchId,
+    ) -> Result<BTreeMap<ImageKey, i64>, StoreError> {
+        let sql = "SELECT batch_id, ordinal, variant, MAX(number) AS number FROM attempts WHERE batch_id = $1
+                   GROUP BY batch_id, ordinal, variant";
+        let rows =
+            sqlx::query(sql).bind(batch.to_string()).fetch_all(connection).await.map_err(|error| self.error(error))?;
+        rows.iter().map(|row| Ok((row.image_key()?, row.int("number")?))).collect()
+    }
+
+    /// Puts those pictures back that are failed, from `turn` on; returns which.
+    async fn requeue<'a>(
+        &self,
+        connection: &mut AnyConnection,
+        attempts: &'a [FreshAttempt],
         turn: i64,
-    ) -> Result<bool, StoreError> {
-        let image = attempt.image;
-        let sql = "UPDATE images SET state = 'queued', error = NULL, turn = $4, due = 0, failures = 0,
-                     unknown_retries = 0, interruptions = 0, throttled_since = NULL
-                   WHERE batch_id = $1 AND ordinal = $2 AND variant = $3 AND state = 'failed'";
-        let back = sqlx::query(sql)
-            .bind(image.batch.to_string())
-            .bind(i64::from(image.ordinal))
-            .bind(i64::from(image.variant))
-            .bind(turn)
-            .execute(&mut *connection)
-            .await
-            .map_err(|error| self.error(error))?;
-        if back.rows_affected() == 0 {
-            return Ok(false);
+    ) -> Result<Vec<&'a FreshAttempt>, StoreError> {
+        let sql = format!(
+            "WITH again (batch_id, ordinal, variant, turn) AS (VALUES {})
+             UPDATE images SET state = 'queued', error = NULL, turn = again.turn, due = 0, failures = 0,
+               unknown_retries = 0, interruptions = 0, throttled_since = NULL
+             FROM again
+             WHERE images.batch_id = again.batch_id AND images.ordinal = again.ordinal
+               AND images.variant = again.variant AND images.state = 'failed'
+             RETURNING images.batch_id, images.ordinal, images.variant",
+            placeholders(attempts.len(), 4)
+        );
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+        for (turn, attempt) in (turn..).zip(attempts) {
+            let image = attempt.image;
+            query = query
+                .bind(image.batch.to_string())
+                .bind(i64::from(image.ordinal))
+                .bind(i64::from(image.variant))
+                .bind(turn);
         }
-        let sql = "INSERT INTO attempts (id, batch_id, ordinal, variant, number, fence, state, reserved)
-                   SELECT $4, $1, $2, $3, MAX(number) + 1, 0, 'held', $5 FROM attempts
-                   WHERE batch_id = $1 AND ordinal = $2 AND variant = $3";
-        sqlx::query(sql)
-            .bind(image.batch.to_string())
-            .bind(i64::from(image.ordinal))
-            .bind(i64::from(image.variant))
-            .bind(attempt.id.to_string())
-            .bind(attempt.reserve.micros())
-            .execute(connection)
-            .await
-            .map_err(|error| self.error(error))?;
-        Ok(true)
+        let rows = query.fetch_all(connection).await.map_err(|error| self.error(error))?;
+        let back = rows.iter().map(Columns::image_key).collect::<Result<BTreeSet<_>, _>>()?;
+        Ok(attempts.iter().filter(|attempt| back.contains(&attempt.image)).collect())
+    }
+
+    async fn insert_fresh(
+        &self,
+        connection: &mut AnyConnection,
+        attempts: &[&FreshAttempt],
+        numbers: &BTreeMap<ImageKey, i64>,
+    ) -> Result<(), StoreError> {
+        if attempts.is_empty() {
+            return Ok(());
+        }
+        let sql = format!(
+            "INSERT INTO attempts (id, batch_id, ordinal, variant, number, fence, state, reserved) VALUES {}",
+            placeholders(attempts.len(), 8)
+        );
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+        for attempt in attempts {
+            let image = attempt.image;
+            query = query
+                .bind(attempt.id.to_string())
+                .bind(image.batch.to_string())
+                .bind(i64::from(image.ordinal))
+                .bind(i64::from(image.variant))
+                .bind(numbers.get(&image).copied().unwrap_or(0) + 1)
+                .bind(0_i64)
+                .bind(AttemptState::Held.as_str())
+                .bind(attempt.reserve.micros());
+        }
+        query.execute(connection).await.map_err(|error| self.error(error))?;
+        Ok(())
     }
 }

@@ -16,6 +16,11 @@ use crate::domain::money::MicroUsd;
 use crate::domain::outcome::{Claim, MAX_THROTTLED};
 use crate::domain::time::Timestamp;
 
+/// A picture that is due behind this time was put off by a clock that jumped: it is due at once.
+fn far_from(now: Timestamp) -> Timestamp {
+    now.after(2 * MAX_THROTTLED)
+}
+
 /// The last beat that each worker was seen to have made.
 pub type Beats = BTreeMap<WorkerId, i64>;
 
@@ -48,20 +53,26 @@ impl Store {
         rows.iter().map(|row| Ok((row.parsed("id")?, row.int("beat")?))).collect()
     }
 
-    /// Whose pictures are queued, due or not.
+    /// Whose pictures are queued and due.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn queued_owners(&self) -> Result<Vec<UserId>, StoreError> {
-        // One step of the index an owner, however many pictures each has.
+    pub async fn queued_owners(&self, now: Timestamp) -> Result<Vec<UserId>, StoreError> {
+        // A few steps of an index an owner, however many pictures each has.
         let sql = "WITH RECURSIVE owners (owner) AS (
                      SELECT MIN(owner) FROM images WHERE state = 'queued'
                      UNION ALL
                      SELECT (SELECT MIN(m.owner) FROM images m WHERE m.state = 'queued' AND m.owner > owners.owner)
                      FROM owners WHERE owners.owner IS NOT NULL)
-                   SELECT owner FROM owners WHERE owner IS NOT NULL";
-        let owners: Vec<String> =
-            sqlx::query_scalar(sql).fetch_all(&self.readers).await.map_err(|error| self.error(error))?;
+                   SELECT owner FROM owners WHERE owner IS NOT NULL AND EXISTS (
+                     SELECT 1 FROM images m
+                     WHERE m.state = 'queued' AND m.owner = owners.owner AND (m.due <= $1 OR m.due > $2))";
+        let owners: Vec<String> = sqlx::query_scalar(sql)
+            .bind(now.millis())
+            .bind(far_from(now).millis())
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|error| self.error(error))?;
         Ok(owners.into_iter().map(UserId::new).collect())
     }
 
@@ -76,7 +87,7 @@ impl Store {
         count: u32,
         now: Timestamp,
     ) -> Result<Vec<Job>, StoreError> {
-        let far = now.after(2 * MAX_THROTTLED);
+        let far = far_from(now);
         // Materialized: Postgres may run a plain subquery with LIMIT again for each row, and claim too many.
         let sql = format!(
             "WITH next AS MATERIALIZED (

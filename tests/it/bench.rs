@@ -34,9 +34,12 @@ impl Bench {
     }
 
     pub(crate) async fn with_limit(database: &Database, everyone: Option<i64>) -> Self {
-        let clock = system_clock();
-        let ids = RandomIds::default();
         let limits = Limits { everyone: everyone.map(MicroUsd::from_micros), user: None };
+        Self { limits, ..Self::on_clock(database, system_clock()).await }
+    }
+
+    pub(crate) async fn on_clock(database: &Database, clock: Arc<dyn Clock>) -> Self {
+        let (ids, limits) = (RandomIds::default(), Limits::default());
         let worker = WorkerId::new(ids.next());
         Self { store: Arc::new(database.open(clock.clone()).await), ids, clock, limits, worker }
     }

@@ -246,10 +246,7 @@ async fn a_clock_that_is_set_forward_gives_no_new_budget() {
         let start = Timestamp::from_millis(1_800_000_000_000);
         let clock = Arc::new(FixedClock::at(start));
         let limits = Limits { everyone: Some(MicroUsd::from_micros(100_000)), user: None };
-        let store = Arc::new(database.open(clock.clone()).await);
-        let ids = RandomIds::default();
-        let worker = WorkerId::new(ids.next());
-        let bench = Bench { store, ids, clock: clock.clone(), limits, worker };
+        let bench = Bench { limits, ..Bench::on_clock(&database, clock.clone()).await };
         bench.submit(2, 1).await;
         for _ in 0..2 {
             let job = bench.start_one().await;

@@ -14,6 +14,7 @@ use orchestrator::domain::prices::{EMBEDDED, PriceTable};
 use orchestrator::domain::spec::Reference;
 use orchestrator::provider::ImageProvider;
 use orchestrator::references::content::Preparer;
+use orchestrator::references::shelf::LocalShelf;
 use orchestrator::references::{ReferenceError, ReferenceSource};
 use orchestrator::service::MoneyRules;
 use orchestrator::service::admission::Admission;
@@ -75,11 +76,12 @@ impl Engine {
         let assets = Arc::new(LocalAssets::open(database.folder().to_owned(), clock.clone()).unwrap());
         let preparer = Preparer::new(10 << 20, 25_000_000);
         let own = OwnReferences::new(store.clone(), assets.clone(), preparer, clock.clone(), counters.clone());
+        let shelf = LocalShelf::open(database.folder().join("cache"), 1 << 20).unwrap();
         let executor = Executor {
             store: store.clone(),
             provider,
             assets,
-            references: References::new(Arc::new(NoReferences), own),
+            references: References::new(Arc::new(NoReferences), own, Arc::new(shelf), clock.clone()),
             prices: Arc::new(PriceTable::parse(EMBEDDED).unwrap()),
             thumbnails: None,
             clock: clock.clone(),
@@ -87,7 +89,7 @@ impl Engine {
             counters,
             admission: Admission::new(store, claims.clone(), gate.clone(), notices, money),
             memory: PictureMemory::new(128 << 20, 10 << 20),
-            call_timeout: Duration::from_secs(1),
+            call_timeout: Duration::from_secs(2),
             backoff_step: Duration::from_millis(10),
         };
         let worker = Worker::new(Arc::new(executor), claims, rules.concurrency);

@@ -106,6 +106,7 @@ impl Fake {
 async fn answer(mut connection: TcpStream, seen: Arc<Mutex<Vec<Seen>>>) {
     let request = read(&mut connection).await;
     let name = request.fixture().unwrap_or("reference").to_owned();
+    let request_path = request.head.split(' ').nth(1).unwrap_or_default().to_owned();
     let is_first = {
         let mut seen = seen.lock().unwrap();
         seen.push(request);
@@ -113,16 +114,16 @@ async fn answer(mut connection: TcpStream, seen: Arc<Mutex<Vec<Seen>>>) {
     };
     let is_over = name.starts_with("429") && name != DAILY_QUOTA && !is_first;
     let bytes = match name.as_str() {
-        "reference" => reference(),
+        "reference" => reference(&request_path),
         name => fixture(if is_over { AFTER_THROTTLE } else { name }),
     };
     connection.write_all(&bytes).await.unwrap();
     connection.shutdown().await.unwrap();
 }
 
-/// A reference picture, for the one who fetches it.
-fn reference() -> Vec<u8> {
-    let png = picture();
+/// A reference picture, for the one who fetches it: `/b.png` is another one than all others.
+fn reference(path: &str) -> Vec<u8> {
+    let png = if path == "/b.png" { other_picture() } else { picture() };
     let head = format!("HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n", png.len());
     [head.into_bytes(), png].concat()
 }
@@ -131,6 +132,13 @@ fn reference() -> Vec<u8> {
 fn base64() -> String {
     let text = String::from_utf8(fixture("picture-png")).unwrap();
     text.split("\"data\": \"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+}
+
+fn other_picture() -> Vec<u8> {
+    let mut png = Vec::new();
+    let picture = image::DynamicImage::new_rgb8(9, 9);
+    picture.write_to(&mut std::io::Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
+    png
 }
 
 fn picture() -> Vec<u8> {
@@ -284,7 +292,11 @@ async fn the_request_is_the_provider_s() {
     ];
     assert_eq!(head, expected.into());
     assert!(calls[1].head.starts_with("POST /v1beta/models/gemini-2.5-flash-image:generateContent HTTP/1.1\r\n"));
-    let bodies = calls.iter().map(|seen| seen.body.replace(&base64(), "(the reference in base64)"));
+    let other = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, other_picture());
+    let bodies = calls.iter().map(|seen| {
+        let body = seen.body.replace(&base64(), "(the reference in base64)");
+        body.replace(&other, "(the other reference in base64)")
+    });
     let bodies: Vec<Value> = bodies.map(|body| serde_json::from_str(&body).unwrap()).collect();
     insta::assert_json_snapshot!(bodies, @r#"
     [
@@ -309,7 +321,7 @@ async fn the_request_is_the_provider_s() {
               },
               {
                 "inlineData": {
-                  "data": "(the reference in base64)",
+                  "data": "(the other reference in base64)",
                   "mimeType": "image/png"
                 }
               }

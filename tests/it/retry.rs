@@ -13,6 +13,7 @@ on_both_engines!(
     a_retry_makes_what_failed_with_fresh_money,
     parallel_retries_with_one_key_are_one,
     a_retry_without_money_changes_nothing,
+    a_damaged_picture_hides_no_other_from_a_retry,
 );
 
 /// Two pictures whose calls never answered.
@@ -90,6 +91,15 @@ async fn a_retry_without_money_changes_nothing(database: Arc<Database>) {
     assert_eq!(reserved(&service).await, 0);
 }
 
+async fn a_damaged_picture_hides_no_other_from_a_retry(database: Arc<Database>) {
+    let id = failed(&database).await;
+    database.execute("UPDATE items SET aspect_ratio = '9:99' WHERE ordinal = 1").await;
+    let service = on(&database).start().await;
+    retry(&service, &id, &json!({}), &[]).await.expect(202);
+    let view = service.finished(&id).await;
+    assert_eq!((&view["counts"]["completed"], &view["counts"]["failed"]), (&json!(1), &json!(1)));
+}
+
 #[tokio::test]
 async fn a_retry_that_cannot_help_says_what_would() {
     let folder = tempfile::tempdir().unwrap();
@@ -110,4 +120,45 @@ async fn a_retry_that_cannot_help_says_what_would() {
     let bare = service.client.post(format!("{}/images/{id}/retry", service.url)).send().await.unwrap();
     Answer::of(bare).await.expect_problem(409, "not_retryable");
     retry(&service, "bat_01ARZ3NDEKTSV4RRFFQ69G5FAV", &json!({}), &[]).await.expect_problem(404, "not_found");
+}
+
+/// What an operator and a client see of a provider that takes no calls.
+#[tokio::test]
+async fn a_used_up_quota_is_seen_in_readiness_and_in_progress() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = crate::process::Settings::new(folder.path()).start().await;
+    let body = json!({"runMode": "live", "items": [
+        {"sceneId": "a", "prompt": "[quota]"}, {"sceneId": "b", "prompt": "[quota] a jug"}]});
+    let id = service.submit(&body).await;
+    let view = service.finished(&id).await;
+    assert_eq!((&view["state"], micros(&view["actualCost"])), (&json!("failed"), 0));
+    for item in view["items"].as_array().unwrap() {
+        assert_eq!((&item["error"]["code"], &item["error"]["retryable"]), (&json!("quota_exhausted"), &json!(true)));
+    }
+    let ready = service.get("/readyz").await.expect(200).json();
+    assert!(ready["provider"].as_str().unwrap().contains("daily quota"), "{ready}");
+    let mut stream = sse::open(&service, &id, None).await;
+    let mut notices = 0;
+    while let Some(event) = stream.next().await {
+        notices +=
+            usize::from(event.kind == "notice" && event.data["detail"].as_str().unwrap().contains("daily quota"));
+    }
+    assert_eq!(notices, 1);
+}
+
+/// A retry that cannot be shown is accepted all the same, and its client must know.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_accepted_retry_is_answered_with_its_location_whatever_comes_after() {
+    crate::engines::on_sqlite(|database| async move {
+        let id = failed(&database).await;
+        let service = on(&database).with("SYNTHETIC_LATENCY", "1h").start().await;
+        let trap = "CREATE TRIGGER damage AFTER UPDATE OF state ON images WHEN NEW.state = 'queued'
+                    BEGIN UPDATE images SET billing = 'no' WHERE ordinal = NEW.ordinal; END";
+        database.execute(trap).await;
+        let answer = retry(&service, &id, &json!({}), &[]).await.expect(202);
+        assert_eq!(answer.header("location"), format!("/images/{id}"));
+        service.kill().await;
+        assert_eq!(database.number("SELECT reserved FROM budget WHERE scope = 'everyone'").await, 100_000);
+    })
+    .await;
 }

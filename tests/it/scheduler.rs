@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use orchestrator::domain::event::Event;
 use orchestrator::domain::ids::{BatchId, UserId};
-use orchestrator::domain::state::{BatchState, ErrorCode, ImageState};
+use orchestrator::domain::state::{BatchState, ErrorCode, ImageError, ImageState};
 use orchestrator::provider::gemini::Gemini;
 use orchestrator::provider::{Answer, ImageCall, ImageProvider, ProviderError};
 use orchestrator::service::gate::{GateRules, Reason};
@@ -28,6 +28,7 @@ on_both_engines!(
     two_users_share_evenly,
     a_small_batch_does_not_wait_behind_a_large_one,
     a_used_up_daily_quota_fails_what_is_queued_without_a_call,
+    one_models_quota_is_not_anothers,
     a_batch_is_told_why_it_waits,
     the_death_of_one_pictures_task_lets_the_others_end,
 );
@@ -48,7 +49,7 @@ async fn provider(
     script: impl Fn(&str, usize) -> Fault + Send + Sync + 'static,
 ) -> (FakeGemini, Arc<dyn ImageProvider>) {
     let fake = FakeGemini::start(&png(), latency, allowed, script).await;
-    let gemini = Gemini::new(fake.url.parse().unwrap(), "key", bench.clock.clone()).unwrap();
+    let gemini = Gemini::new(fake.url.parse().unwrap(), "key", Duration::from_secs(2), bench.clock.clone()).unwrap();
     (fake, Arc::new(gemini))
 }
 
@@ -247,9 +248,31 @@ async fn a_used_up_daily_quota_fails_what_is_queued_without_a_call(database: Arc
     let codes = items.iter().map(|item| item.images[0].error.as_ref().unwrap().code);
     assert!(codes.clone().all(|code| code == ErrorCode::QuotaExhausted));
     assert_eq!(bench.money().await, (0, 0));
-    assert_eq!(engine.gate.trouble().map(|closed| closed.reason), Some(Reason::Quota));
+    assert_eq!(engine.gate.trouble(None).map(|closed| closed.reason), Some(Reason::Quota));
     assert_eq!(notices(&bench, batch.id).await.len(), 1);
     engine.stop().await.unwrap();
+}
+
+async fn one_models_quota_is_not_anothers(database: Arc<Database>) {
+    let bench = Bench::new(&database).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counting = asked.clone();
+    let provider = Scripted(move |call: &ImageCall| {
+        if call.model == "gemini-nano-banana-2.1" {
+            return Err(ProviderError::QuotaExhausted { resets_in: Duration::from_hours(9) });
+        }
+        counting.fetch_add(1, Ordering::SeqCst);
+        Err(ProviderError::Refused(ImageError::lasting(ErrorCode::SafetyBlocked, "asked")))
+    });
+    let (spent, mut other) = (batch(&bench, "local", 1), batch(&bench, "local", 5));
+    "gemini-3-pro-image".clone_into(&mut other.model);
+    submit(&bench, &spent).await;
+    let engine = Engine::start(&bench, &database, Arc::new(provider), quick(1));
+    finished(&bench, spent.id).await;
+    submit(&bench, &other).await;
+    finished(&bench, other.id).await;
+    engine.stop().await.unwrap();
+    assert_eq!(asked.load(Ordering::SeqCst), 5);
 }
 
 async fn notices(bench: &Bench, batch: BatchId) -> Vec<String> {
@@ -277,7 +300,7 @@ async fn a_batch_is_told_why_it_waits(database: Arc<Database>) {
     }
     engine.stop().await.unwrap();
     for batch in &batches {
-        assert_eq!(notices(&bench, batch.id).await.len(), 1, "once for each time the gate closes");
+        assert_eq!(notices(&bench, batch.id).await.len(), 1, "not again and again");
     }
     assert_eq!(bench.store.load_budget(EVERYONE).await.unwrap().reserved, RESERVE.times(6).unwrap());
 }
@@ -309,7 +332,7 @@ async fn honest_limits_are_kept_and_used() {
         let (fake, gemini) = provider(&bench, allowed, Duration::from_millis(20), |_, _| Fault::None).await;
         let batch = batch(&bench, "local", 900);
         submit(&bench, &batch).await;
-        let rules = GateRules { minute: window + window / 120, ..GateRules::new(20, Some(300)) };
+        let rules = GateRules { minute: window + window / 30, ..GateRules::new(20, Some(300)) };
         let start = Instant::now();
         let engine = Engine::start(&bench, &database, gemini, rules);
         finished(&bench, batch.id).await;

@@ -109,6 +109,7 @@ mod tests {
             image_size: ImageSize::FourK,
             references: Vec::new(),
             output_cap: 4_292,
+            max_answer_bytes: 64 << 20,
         }
     }
 

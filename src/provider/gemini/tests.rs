@@ -12,7 +12,7 @@ const KEY: &str = "AIza-secret_key";
 
 fn gemini(base: &str) -> Gemini {
     let clock = Arc::new(FixedClock::at(Timestamp::from_millis(1_795_512_600_000)));
-    Gemini::new(base.parse().unwrap(), KEY, clock).unwrap()
+    Gemini::new(base.parse().unwrap(), KEY, Duration::from_mins(2), clock).unwrap()
 }
 
 fn call() -> ImageCall {
@@ -25,6 +25,7 @@ fn call() -> ImageCall {
         image_size: ImageSize::default(),
         references: Vec::new(),
         output_cap: 1_632,
+        max_answer_bytes: 64 << 20,
     }
 }
 
@@ -57,7 +58,7 @@ fn nothing_that_is_shown_holds_the_key() {
     assert_eq!(format!("{gemini:?}"), r#"Gemini { base: "https://a.test/", .. }"#);
     assert!(!format!("{:?}", gemini.client).contains(KEY));
     let clock = Arc::new(FixedClock::at(Timestamp::default()));
-    let refused = Gemini::new("https://a.test".parse().unwrap(), "k\ney", clock).unwrap_err();
+    let refused = Gemini::new("https://a.test".parse().unwrap(), "k\ney", Duration::from_mins(2), clock).unwrap_err();
     assert!(matches!(refused, GeminiError::Key), "{refused:?}");
 }
 
@@ -83,7 +84,7 @@ async fn one_call_is_one_request_whatever_comes_back() {
 
 #[tokio::test]
 async fn an_answer_that_is_too_long_is_not_read() {
-    let length = MAX_ANSWER_BYTES + 1;
+    let length = (64 << 20) + 1;
     let (end, _) = answered(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{{")).await;
     let Err(ProviderError::OutcomeUnknown(detail)) = end else { panic!("not unknown") };
     assert_eq!(detail, "the answer is longer than 67108864 bytes");
@@ -94,7 +95,7 @@ async fn a_body_without_a_length_grows_to_its_limit_and_no_further() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let body = async |limit| {
-        let client = build_client(HeaderMap::new()).unwrap();
+        let client = build_client(HeaderMap::new(), CONNECT_TIMEOUT).unwrap();
         let serve = async {
             let (mut connection, _) = listener.accept().await.unwrap();
             let _ = connection.read(&mut [0; 1_024]).await.unwrap();

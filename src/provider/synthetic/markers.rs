@@ -17,6 +17,7 @@ pub const MARKERS: &[(&str, &str)] = &[
     ("[fail-once]", "fails the first time, then works"),
     ("[429]", "asks to slow down for 2 s the first time, then works"),
     ("[429-always]", "asks to slow down every time"),
+    ("[quota]", "says that the quota of the day is used up: for a minute, no call starts and pictures fail"),
     ("[drop]", "drops the connection after it was paid, every time"),
     ("[drop-once]", "drops the connection after it was paid the first time, then works"),
     ("[stall]", "never answers: the deadline of the call ends it"),
@@ -32,6 +33,7 @@ pub(super) enum Ending {
     TextOnly,
     Fail,
     Throttle,
+    Quota,
     Drop,
     Stall,
 }
@@ -59,6 +61,7 @@ impl Markers {
             "[fail-once]" => self.the_first_time(Ending::Fail, prompt, variant),
             "[429]" => self.the_first_time(Ending::Throttle, prompt, variant),
             "[429-always]" => Ending::Throttle,
+            "[quota]" => Ending::Quota,
             "[drop]" => Ending::Drop,
             "[drop-once]" => self.the_first_time(Ending::Drop, prompt, variant),
             "[stall]" => Ending::Stall,

@@ -93,7 +93,7 @@ async fn a_picture_that_is_put_off_waits_at_no_cost_and_can_be_cancelled() {
 
 #[test]
 fn every_marker_is_tried_by_a_test() {
-    let tests = concat!(include_str!("../contract.rs"), include_str!("events.rs"));
+    let tests = concat!(include_str!("../contract.rs"), include_str!("events.rs"), include_str!("../retry.rs"));
     let untried: BTreeSet<&str> = orchestrator::provider::synthetic::MARKERS
         .iter()
         .map(|(marker, _)| *marker)

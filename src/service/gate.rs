@@ -266,7 +266,6 @@ impl State {
                 self.failures += 1;
                 if is_probe || (self.breaker == Breaker::Closed && self.failures >= rules.failures) {
                     self.breaker = Breaker::OpenUntil(now + rules.breaker_pause);
-                    self.reduce(now, pass.started);
                 }
             }
             Some(verdict) => {

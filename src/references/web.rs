@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::content::{self, Prepared};
@@ -17,7 +16,8 @@ use crate::domain::picture::{ReferenceImage, Sha256Hex};
 use crate::domain::spec::Reference;
 use crate::net::address::Allowlist;
 use crate::net::client::{
-    ClientBuildError, DEFAULT_DEADLINE, DEFAULT_MAX_BYTES, FetchError, GuardConfig, GuardedClient,
+    ClientBuildError, DEFAULT_BODIES, DEFAULT_DEADLINE, DEFAULT_MAX_BYTES, FetchError, Fetched, GuardConfig,
+    GuardedClient,
 };
 use crate::net::lookup::Lookup;
 
@@ -82,6 +82,7 @@ impl WebReferences {
             plain_http: false,
             deadline: limits.timeout,
             max_bytes: limits.max_bytes,
+            bodies: DEFAULT_BODIES,
             accept: "image/png, image/jpeg, image/webp, image/gif",
         };
         Ok(Self {
@@ -94,31 +95,32 @@ impl WebReferences {
         })
     }
 
-    async fn fetch_bytes(&self, url: &str) -> Result<Bytes, FetchError> {
+    async fn fetch_in_time(&self, url: &str) -> Result<Fetched, FetchError> {
         let late = |_| Err(FetchError::Passing("it did not arrive in time".to_owned()));
         tokio::time::timeout(self.timeout, self.try_repeatedly(url)).await.unwrap_or_else(late)
     }
 
-    async fn try_repeatedly(&self, url: &str) -> Result<Bytes, FetchError> {
+    async fn try_repeatedly(&self, url: &str) -> Result<Fetched, FetchError> {
         let mut pause = RETRY_PAUSE;
         for _ in 0..self.retries {
             match self.client.fetch(url).await {
                 Err(FetchError::Passing(_)) => tokio::time::sleep(pause).await,
-                outcome => return outcome.map(|fetched| fetched.bytes),
+                outcome => return outcome,
             }
             pause *= 2;
         }
-        self.client.fetch(url).await.map(|fetched| fetched.bytes)
+        self.client.fetch(url).await
     }
 
-    async fn prepare(&self, bytes: Bytes, promised: Option<String>) -> Result<Prepared, ReferenceError> {
+    async fn prepare(&self, fetched: Fetched, promised: Option<String>) -> Result<Prepared, ReferenceError> {
         let turn = self.decoding.clone().acquire_owned().await.map_err(|_| stopped())?;
         let max_pixels = self.max_pixels;
         let decoded = tokio::task::spawn_blocking(move || {
             // Held inside: a caller that goes away does not stop the decoder, and must not start a second one.
             let _turn = turn;
+            let Fetched { bytes, share: _share, .. } = fetched;
             check_hash(&bytes, promised.as_deref())?;
-            content::prepare(&bytes, max_pixels)
+            content::prepare(bytes, max_pixels)
         });
         // A decoder that panics has met a picture it cannot read.
         decoded.await.unwrap_or_else(|_| Err(ReferenceError::Unusable("it cannot be decoded".to_owned())))
@@ -130,8 +132,8 @@ impl ReferenceSource for WebReferences {
     async fn fetch(&self, reference: &Reference) -> Result<ReferenceImage, ReferenceError> {
         // Held until the picture is ready: the bytes that wait for the decoder are bounded by it too.
         let _slot = self.fetching.acquire().await.map_err(|_| stopped())?;
-        let bytes = self.fetch_bytes(&reference.url).await?;
-        let picture = self.prepare(bytes, reference.sha256.clone()).await?;
+        let fetched = self.fetch_in_time(&reference.url).await?;
+        let picture = self.prepare(fetched, reference.sha256.clone()).await?;
         Ok(ReferenceImage { bytes: picture.bytes, format: picture.format, mode: reference.mode })
     }
 }

@@ -20,6 +20,7 @@ mod engine;
 mod engines;
 mod fake_gemini;
 mod gemini;
+mod hostile;
 mod links;
 mod log;
 mod pictures;

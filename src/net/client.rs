@@ -15,6 +15,8 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, LOCATION};
 use reqwest::{Client, Response, StatusCode, redirect, retry};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use super::address::Allowlist;
 use super::lookup::Lookup;
 use super::target::{Refusal, Rule, Target};
@@ -23,6 +25,13 @@ use super::target::{Refusal, Rule, Target};
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 /// Most bytes of a body, unless configured otherwise.
 pub const DEFAULT_MAX_BYTES: u64 = 10 * 1024 * 1024;
+/// Most bytes of all bodies at once, unless configured otherwise.
+pub const DEFAULT_BODIES: u64 = 16 * 1024 * 1024;
+/// Allocators give so large a piece pages of its own, of which only those in use count, and give them back to the
+/// system when it is freed. Of smaller ones each thread may keep the most that it ever had.
+const OWN_PAGES: usize = (32 << 20) + 1;
+/// The unit in which bodies are counted, so that a 32-bit count is enough.
+const BODY_UNIT: u64 = 1024;
 /// Most redirects that are followed.
 pub const MAX_REDIRECTS: usize = 3;
 
@@ -39,6 +48,8 @@ pub struct GuardConfig {
     pub deadline: Duration,
     /// Most bytes of a body.
     pub max_bytes: u64,
+    /// Most bytes of all bodies that are held at once; at least one of the largest fits.
+    pub bodies: u64,
     /// The media types asked for.
     pub accept: &'static str,
 }
@@ -50,18 +61,43 @@ impl Default for GuardConfig {
             plain_http: false,
             deadline: DEFAULT_DEADLINE,
             max_bytes: DEFAULT_MAX_BYTES,
+            bodies: DEFAULT_BODIES,
             accept: "*/*",
         }
     }
 }
 
-/// What was fetched.
-#[derive(Debug, Clone)]
+/// What was fetched. Counts among the client's bodies until it is dropped.
+#[derive(Debug)]
 pub struct Fetched {
     /// The body, at most as long as the client permits.
     pub bytes: Bytes,
     /// What the server says it is. A claim, not a fact.
     pub content_type: Option<String>,
+    /// Its share of the memory for bodies.
+    pub share: BodyShare,
+}
+
+impl AsRef<[u8]> for Fetched {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// A part of the memory for bodies; given back when dropped.
+#[derive(Debug)]
+pub struct BodyShare(OwnedSemaphorePermit);
+
+impl BodyShare {
+    /// Gives back what `bytes` bytes do not need.
+    fn keep(&mut self, bytes: usize) {
+        let spare = self.0.num_permits().saturating_sub(body_units(bytes as u64) as usize);
+        drop(self.0.split(spare));
+    }
+}
+
+fn body_units(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(BODY_UNIT)).unwrap_or(u32::MAX)
 }
 
 /// Why nothing was fetched. Messages hold neither URLs nor addresses nor anything the server sent.
@@ -104,6 +140,7 @@ pub struct GuardedClient {
     public: Client,
     exempt: Client,
     trusted: Client,
+    bodies: Arc<Semaphore>,
 }
 
 impl GuardedClient {
@@ -114,7 +151,9 @@ impl GuardedClient {
     pub fn new(config: GuardConfig, lookup: impl Lookup) -> Result<Self, ClientBuildError> {
         let (config, lookup): (_, Arc<dyn Lookup>) = (Arc::new(config), Arc::new(lookup));
         let client = |rule| build_client(GuardedResolver { rule, config: config.clone(), lookup: lookup.clone() });
+        let bodies = Arc::new(Semaphore::new(body_units(config.bodies.max(config.max_bytes)) as usize));
         Ok(Self {
+            bodies,
             public: client(Rule::Public)?,
             exempt: client(Rule::Exempt)?,
             trusted: client(Rule::Trusted)?,
@@ -164,20 +203,28 @@ impl GuardedClient {
         let limit = self.config.max_bytes;
         check_status(response.status())?;
         check_encoding(&response)?;
-        let promised = response.content_length().unwrap_or(0);
-        if promised > limit {
+        if response.content_length().is_some_and(|promised| promised > limit) {
             return Err(FetchError::TooLarge { limit });
         }
         let content_type =
             response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let mut body = BytesMut::with_capacity(usize::try_from(promised).unwrap_or(0));
+        // A body of unknown length asks for the most at once: nobody waits while holding a part of what it needs.
+        let most = response.content_length().unwrap_or(limit);
+        let mut share = self.body_share(most).await?;
+        let mut body = BytesMut::with_capacity(usize::try_from(most).unwrap_or(0).max(OWN_PAGES));
         while let Some(chunk) = response.chunk().await.map_err(|_| broken_off())? {
             if (body.len() + chunk.len()) as u64 > limit {
                 return Err(FetchError::TooLarge { limit });
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Fetched { bytes: body.freeze(), content_type })
+        share.keep(body.len());
+        Ok(Fetched { bytes: body.freeze(), content_type, share })
+    }
+
+    async fn body_share(&self, bytes: u64) -> Result<BodyShare, FetchError> {
+        let permit = Arc::clone(&self.bodies).acquire_many_owned(body_units(bytes)).await;
+        permit.map(BodyShare).map_err(|_| FetchError::Passing("the service is stopping".to_owned()))
     }
 }
 
@@ -220,6 +267,8 @@ fn redirect_of(response: &Response) -> Result<Option<&str>, FetchError> {
 fn check_status(status: StatusCode) -> Result<(), FetchError> {
     let told = || format!("the server answered {}", status.as_u16());
     match status {
+        // A part of it was not asked for.
+        StatusCode::PARTIAL_CONTENT => Err(FetchError::Lasting(told())),
         _ if status.is_success() => Ok(()),
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
             Err(FetchError::Passing(told()))

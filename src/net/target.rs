@@ -197,12 +197,17 @@ fn judge_name(name: &str) -> Result<(), Refusal> {
 }
 
 #[cfg(test)]
+#[path = "../../fuzz/oracle.rs"]
+mod oracle;
+
+#[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::net::address::verdict;
 
     fn strict(url: &str) -> Result<Rule, Refusal> {
         Target::parse(url, &Allowlist::default(), false).map(|target| target.rule())
@@ -315,23 +320,6 @@ mod tests {
         assert!(to(r"\\2130706433/").is_err());
     }
 
-    /// The special ranges as the standard library reads them, apart from our tables.
-    fn std_calls_it_special(ip: Ipv4Addr) -> bool {
-        let [a, b, c, _] = ip.octets();
-        ip.is_private()
-            || ip.is_loopback()
-            || ip.is_link_local()
-            || ip.is_broadcast()
-            || ip.is_documentation()
-            || ip.is_multicast()
-            || a == 0
-            || a >= 240
-            || (a == 100 && b & 0xc0 == 64)
-            || (a == 198 && b & 0xfe == 18)
-            || matches!((a, b, c), (192, 0, 0) | (192, 31, 196) | (192, 52, 193) | (192, 88, 99) | (192, 175, 48))
-            || ip == Ipv4Addr::new(168, 63, 129, 16)
-    }
-
     fn spellings(ip: Ipv4Addr) -> Vec<String> {
         let [a, b, c, d] = ip.octets();
         let (whole, tail) = (u32::from(ip), u32::from(ip) & 0xff_ffff);
@@ -380,7 +368,7 @@ mod tests {
         fn an_address_is_judged_the_same_in_every_spelling(ip in any_ipv4()) {
             for host in spellings(ip) {
                 let outcome = strict(&format!("https://{host}/"));
-                prop_assert_eq!(outcome.is_err(), std_calls_it_special(ip), "{} as {}", ip, host);
+                prop_assert_eq!(outcome.is_err(), oracle::is_special(ip.into()), "{} as {}", ip, host);
             }
         }
 
@@ -404,18 +392,207 @@ mod tests {
         }
 
         #[test]
-        fn whatever_is_accepted_is_a_public_web_address(text in "(https?:)?[/\\\\]{0,3}[a-z0-9.:@%\\[\\]#?①。-]{0,24}") {
+        fn an_address_is_judged_as_the_registries_say(v4 in any_ipv4(), head in any_head(), tail in any::<u128>()) {
+            let near = u128::from(head) ^ (tail >> (tail % 129).min(127));
+            for ip in [IpAddr::from(v4), Ipv6Addr::from(tail).into(), Ipv6Addr::from(near).into()] {
+                prop_assert_eq!(verdict(ip).is_err(), oracle::is_special(ip), "{}", ip);
+                let host = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
+                prop_assert_eq!(strict(&format!("https://{host}/")).is_err(), oracle::is_special(ip), "{}", ip);
+            }
+        }
+
+        #[test]
+        fn whatever_is_accepted_is_a_public_web_address_and_so_is_where_it_redirects(
+            text in any_url(),
+            locations in proptest::collection::vec(any_url(), 0..3),
+        ) {
             let allow = Allowlist::default();
-            if let Ok(target) = Target::parse(&text, &allow, false) {
-                let url = target.url();
-                prop_assert_eq!((url.scheme(), url.username(), url.password()), ("https", "", None));
-                prop_assert!(matches!(url.port(), None | Some(80)));
-                match url.host().unwrap() {
-                    Host::Ipv4(ip) => prop_assert!(!std_calls_it_special(ip)),
-                    Host::Ipv6(ip) => prop_assert_eq!(ip.segments()[0] & 0xe000, 0x2000),
-                    Host::Domain(name) => prop_assert!(name.contains('.') && !name.ends_with('.')),
+            let base = Target::parse("https://example.com/a", &allow, false).unwrap();
+            for start in [Target::parse(&text, &allow, false).ok(), Some(base)].into_iter().flatten() {
+                let mut target = start;
+                oracle::assert_public(target.url().as_str());
+                for location in &locations {
+                    let Ok(next) = target.redirect(location, &allow, false) else { break };
+                    oracle::assert_public(next.url().as_str());
+                    prop_assert_eq!(Target::parse(next.url().as_str(), &allow, false), Ok(next.clone()));
+                    target = next;
                 }
             }
         }
+    }
+
+    /// Where the special blocks of IPv6 begin.
+    fn any_head() -> impl Strategy<Value = Ipv6Addr> {
+        let heads = [
+            "::",
+            "::ffff:0:0",
+            "64:ff9b::",
+            "64:ff9b:1::",
+            "100::",
+            "100:0:0:1::",
+            "1fff::",
+            "2000::",
+            "2001::",
+            "2001:200::",
+            "2001:db8::",
+            "2002::",
+            "2620:4f:8000::",
+            "2606:4700::5efe:0:0",
+            "3ffe::",
+            "3fff::",
+            "3fff:1000::",
+            "4000::",
+            "5f00::",
+            "fc00::",
+            "fe80::",
+            "fec0::",
+            "ff00::",
+        ];
+        proptest::sample::select(heads.map(|head| head.parse().unwrap()).to_vec())
+    }
+
+    /// Made of what URLs are made of, so that many of them mean something to some reader.
+    fn any_url() -> impl Strategy<Value = String> {
+        let parts = [
+            "https:",
+            "http:",
+            "HTTPS:",
+            "file:",
+            "/",
+            "//",
+            "///",
+            "\\",
+            "\\\\",
+            "@",
+            ":",
+            "#",
+            "?",
+            "%",
+            "%2e",
+            "%00",
+            "%5b",
+            "[",
+            "]",
+            ".",
+            "..",
+            "。",
+            "．",
+            "①",
+            "⑦",
+            "１",
+            "ⓛocal",
+            "0x7f",
+            "0177",
+            "127",
+            "127.1",
+            "0",
+            "1",
+            "2130706433",
+            "10.0.0.1",
+            "8.8.8.8",
+            "169.254.169.254",
+            "[::1]",
+            "[::ffff:7f00:1]",
+            "[2606:4700::1111]",
+            "[fe80::1%25eth0]",
+            "localhost",
+            "internal",
+            "example.com",
+            "user",
+            ":80",
+            ":443",
+            ":8443",
+            ":0",
+            ":65536",
+            "\t",
+            "\n",
+            "\r\n",
+            " ",
+            "\0",
+            "\u{ad}",
+            "\u{200b}",
+            "ß",
+            "xn--",
+            "-",
+            "_",
+        ];
+        let made =
+            proptest::collection::vec(proptest::sample::select(parts.to_vec()), 0..9).prop_map(|parts| parts.concat());
+        prop_oneof![3 => made.clone().prop_map(|rest| format!("https://{rest}")), 1 => made, 1 => "(https?:)?[/\\\\]{0,3}[a-z0-9.:@%\\[\\]#?①。-]{0,24}"]
+    }
+
+    #[test]
+    fn tricks_that_the_case_file_does_not_list_are_refused() {
+        for url in [
+            "https://127.0.0.1:0/",
+            "https://example.com:0/",
+            "https://example.com:65536/",
+            "https://example.com:+443/",
+            "https://example.com:443:80/",
+            r"https:\\127.0.0.1\",
+            r"https:\10.0.0.1",
+            "https:127.0.0.1",
+            "https:////127.0.0.1//",
+            "https://127.0.0.1\\@example.com/",
+            "https://@127.0.0.1/",
+            "https://:@10.0.0.1/",
+            "https://a:b@c@127.0.0.1/",
+            "https://[fe80::1%25eth0]/",
+            "https://[fe80::1%eth0]/",
+            "https://[::ffff:0x7f.1]/",
+            "https://[0:0:0:0:0:FFFF:7F00:0001]/",
+            "https://[::ffff:8.8.8.8]/",
+            "https://[64:ff9b:1:ffff::7f00:1]/",
+            "https://[64:ff9b:2::1]/",
+            "https://[100:0:0:1::1]/",
+            "https://[2001:2f::1]/",
+            "https://[5f00:1::1]/",
+            "https://[3fff:fff:ffff::1]/",
+            "https://[2001:0:7f00:1::]/",
+            "https://[2002:7f00:1::]/",
+            "https://[v1.fe80::1]/",
+            "https://[127.0.0.1]/",
+            "https://[::1/",
+            "https://::1/",
+            "https://192.0.0.8/",
+            "https://192.0.0.170/",
+            "https://100.64.0.1/",
+            "https://198.19.255.255/",
+            "https://255.255.255.255/",
+            "https://239.255.255.250/",
+            "https://0x7f.0x1/",
+            "https://0X7F000001/",
+            "https://00000177.1/",
+            "https://127.0.0.1.../",
+            "https://127.0.0.1\u{ad}/",
+            "https://1\u{200b}27.0.0.1/",
+            "https://12\t7.0.0.1/",
+            "https://127。0｡0．1./",
+            "https://①⑦②.16.0.1/",
+            "https://𝟏𝟐𝟕.0.0.1/",
+            "https://%30x7f.1/",
+            "https://%5B::1%5D/",
+            "https://example.com%00/",
+            "https://example.com%2f.evil.com/",
+            "https://exa\0mple.com/",
+            "https://LOCALHOST./",
+            "https://ＬＯＣＡＬＨＯＳＴ/",
+            "https://metadata.google.INTERNAL/",
+            "https://ⅰnternal/",
+            "https:///",
+            "https://./",
+            "https://../",
+            "https://.example.com/",
+            "https://*.example.com/",
+            "https://exam ple.com/",
+            "https://1.2.3.4.5/",
+            "https://example.1/",
+            "https://example.0x/",
+        ] {
+            assert!(strict(url).is_err(), "{url:?}: {:?}", Target::parse(url, &Allowlist::default(), false));
+        }
+        let long = |label: usize| format!("https://{}.example.com/", "a".repeat(label));
+        assert!(strict(&long(63)).is_ok() && strict(&long(64)).is_err());
+        assert!(strict(&format!("https://{}com/", "abcdefg.".repeat(32))).is_err());
     }
 }

@@ -7,6 +7,10 @@
 
 mod preparer;
 
+mod cost;
+mod rows;
+mod shrink;
+
 use std::io::Cursor;
 
 use bytes::Bytes;
@@ -24,10 +28,13 @@ use crate::domain::picture::PictureFormat;
 pub const MAX_SENT_SIDE: u32 = 2_048;
 /// Longest side that is decoded, in pixels: a picture may be no strip, as decoders hold whole rows.
 pub const MAX_SIDE: u32 = 32_768;
-/// Bytes a pixel that decoding may use: 8 bits of red, green, blue and alpha.
-const BYTES_PER_PIXEL: u64 = 4;
-/// What a decoder may use beside the picture itself, in bytes.
-const DECODER_SCRATCH: u64 = 32 * 1024 * 1024;
+/// What decoding may take where a picture must be held as a whole, in bytes: about 14 megapixels as JPEG, 4-7 as
+/// progressive JPEG, 8 as WebP (6 lossless, 3 transparent or animated), 10 as GIF or interlaced PNG. Other PNGs are
+/// read by rows.
+const DECODE_BUDGET: u64 = 40 * 1024 * 1024;
+/// Allocators give so large a piece pages of its own, of which only those in use count, and give them back to the
+/// system when it is freed. Of smaller ones each thread may keep the most that it ever had.
+const OWN_PAGES: usize = (32 << 20) + 1;
 const JPEG_QUALITY: u8 = 92;
 
 /// A picture that is safe to hand on.
@@ -47,17 +54,14 @@ pub struct Prepared {
 ///
 /// # Errors
 /// [`ReferenceError::TooLarge`] for more than `max_pixels`, [`ReferenceError::Unusable`] for what is no picture.
-pub fn prepare(bytes: &[u8], max_pixels: u64) -> Result<Prepared, ReferenceError> {
-    let format = sniff(bytes)?;
-    if format == ImageFormat::Jpeg && !has_end_of_jpeg(bytes) {
+pub fn prepare(bytes: impl AsRef<[u8]>, max_pixels: u64) -> Result<Prepared, ReferenceError> {
+    let format = sniff(bytes.as_ref())?;
+    if format == ImageFormat::Jpeg && !cost::has_end_of_jpeg(bytes.as_ref()) {
         return Err(ReferenceError::Unusable("it is cut off".to_owned()));
     }
-    let (picture, orientation) = decode(bytes, format, max_pixels)?;
-    let mut picture = to_eight_bits(picture);
-    if picture.width().max(picture.height()) > MAX_SENT_SIDE {
-        // Averages in place: the better filters keep a copy in floats, four times the picture's size.
-        picture = picture.thumbnail(MAX_SENT_SIDE, MAX_SENT_SIDE);
-    }
+    let (mut picture, orientation) = decode(bytes.as_ref(), format, max_pixels)?;
+    // What came makes room for what goes on.
+    drop(bytes);
     picture.apply_orientation(orientation);
     encode(&picture, format)
 }
@@ -101,53 +105,75 @@ fn name_of(bytes: &[u8]) -> &'static str {
     }
 }
 
-/// The decoder fills what is missing of a JPEG with grey and calls it done; a paid picture would be made after it.
-fn has_end_of_jpeg(bytes: &[u8]) -> bool {
-    let mut rest = bytes;
-    while let Some(start) = rest.windows(2).position(|pair| matches!(pair, [0xff, kind] if !matches!(kind, 0 | 0xff))) {
-        let (marker, after) = rest.split_at(start).1.split_at(2);
-        let skipped = match (marker, after) {
-            // Within a scan an end marker is nothing else; before it, it may belong to an embedded thumbnail.
-            ([_, 0xda], _) => return after.windows(2).any(|pair| pair == [0xff, 0xd9]),
-            ([_, 0x01 | 0xd0..=0xd9], _) => 0,
-            (_, [high, low, ..]) => usize::from(u16::from_be_bytes([*high, *low])),
-            _ => return false,
-        };
-        rest = after.get(skipped..).unwrap_or_default();
+fn decode(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<(DynamicImage, Orientation), ReferenceError> {
+    if format == ImageFormat::Png
+        && let Some(decoded) = rows::decode(bytes, max_pixels)?
+    {
+        return Ok(decoded);
     }
-    false
+    decode_whole(bytes, format, max_pixels)
 }
 
-fn decode(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<(DynamicImage, Orientation), ReferenceError> {
-    let budget = max_pixels.saturating_mul(BYTES_PER_PIXEL);
+fn decode_whole(
+    bytes: &[u8],
+    format: ImageFormat,
+    max_pixels: u64,
+) -> Result<(DynamicImage, Orientation), ReferenceError> {
     let mut limits = Limits::no_limits();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(budget.saturating_add(DECODER_SCRATCH));
+    limits.max_alloc = Some(DECODE_BUDGET);
 
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits.clone());
     let mut decoder = reader.into_decoder().map_err(|error| undecodable(&error))?;
-    let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > max_pixels {
-        return Err(ReferenceError::TooLarge(format!("{width}x{height} is more than {max_pixels} pixels")));
-    }
-    if decoder.total_bytes() > budget {
-        return Err(ReferenceError::TooLarge(format!("{width}x{height} with 16 bits a channel")));
+    let size = decoder.dimensions();
+    let pixels = check_pixels(size, max_pixels)?;
+    let cost = cost::of(bytes, format, pixels, decoder.total_bytes()).ok_or_else(damaged)?;
+    if cost > DECODE_BUDGET {
+        let (width, height) = size;
+        let detail = format!("{width}x{height} in a kind of file that takes much memory to decode; scale it down");
+        return Err(ReferenceError::TooLarge(detail));
     }
     limits.reserve(decoder.total_bytes()).map_err(|error| undecodable(&error))?;
     decoder.set_limits(limits).map_err(|error| undecodable(&error))?;
     // Damaged metadata is no reason to refuse good pixels.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let picture = DynamicImage::from_decoder(decoder).map_err(|error| undecodable(&error))?;
+    let picture = shrink::in_place(to_eight_bits(read(decoder)?), MAX_SENT_SIDE).ok_or_else(damaged)?;
     Ok((picture, orientation))
+}
+
+/// Reads the pixels of a picture with 8 bits a channel into pages of their own.
+fn read(decoder: impl ImageDecoder) -> Result<DynamicImage, ReferenceError> {
+    let (size, color) = (decoder.dimensions(), decoder.color_type());
+    if color.bytes_per_pixel() != color.channel_count() {
+        return DynamicImage::from_decoder(decoder).map_err(|error| undecodable(&error));
+    }
+    let length = usize::try_from(decoder.total_bytes()).map_err(|_| damaged())?;
+    let mut samples = Vec::with_capacity(length.max(OWN_PAGES));
+    samples.resize(length, 0);
+    decoder.read_image(&mut samples).map_err(|error| undecodable(&error))?;
+    shrink::of_samples(size, color.channel_count(), samples).ok_or_else(damaged)
+}
+
+/// How many pixels a picture of this size has.
+fn check_pixels((width, height): (u32, u32), max_pixels: u64) -> Result<u64, ReferenceError> {
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels > max_pixels {
+        return Err(ReferenceError::TooLarge(format!("{width}x{height} is more than {max_pixels} pixels")));
+    }
+    Ok(pixels)
+}
+
+fn damaged() -> ReferenceError {
+    ReferenceError::Unusable("it is damaged, or of a kind that cannot be decoded".to_owned())
 }
 
 /// Decoders' messages may quote the file, so none is passed on.
 fn undecodable(error: &ImageError) -> ReferenceError {
     match error {
         ImageError::Limits(_) => ReferenceError::TooLarge("it takes too much memory to decode".to_owned()),
-        _ => ReferenceError::Unusable("it is damaged, or of a kind that cannot be decoded".to_owned()),
+        _ => damaged(),
     }
 }
 

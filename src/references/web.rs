@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::content::Preparer;
@@ -16,7 +15,8 @@ use crate::domain::picture::ReferenceImage;
 use crate::domain::spec::Reference;
 use crate::net::address::Allowlist;
 use crate::net::client::{
-    ClientBuildError, DEFAULT_DEADLINE, DEFAULT_MAX_BYTES, FetchError, GuardConfig, GuardedClient,
+    ClientBuildError, DEFAULT_BODIES, DEFAULT_DEADLINE, DEFAULT_MAX_BYTES, FetchError, Fetched, GuardConfig,
+    GuardedClient,
 };
 use crate::net::lookup::Lookup;
 
@@ -80,6 +80,7 @@ impl WebReferences {
             plain_http: false,
             deadline: limits.timeout,
             max_bytes: limits.max_bytes,
+            bodies: DEFAULT_BODIES,
             accept: "image/png, image/jpeg, image/webp, image/gif",
         };
         Ok(Self {
@@ -97,21 +98,21 @@ impl WebReferences {
         self.preparer.clone()
     }
 
-    async fn fetch_bytes(&self, url: &str) -> Result<Bytes, FetchError> {
+    async fn fetch_in_time(&self, url: &str) -> Result<Fetched, FetchError> {
         let late = |_| Err(FetchError::Passing("it did not arrive in time".to_owned()));
         tokio::time::timeout(self.timeout, self.try_repeatedly(url)).await.unwrap_or_else(late)
     }
 
-    async fn try_repeatedly(&self, url: &str) -> Result<Bytes, FetchError> {
+    async fn try_repeatedly(&self, url: &str) -> Result<Fetched, FetchError> {
         let mut pause = RETRY_PAUSE;
         for _ in 0..self.retries {
             match self.client.fetch(url).await {
                 Err(FetchError::Passing(_)) => tokio::time::sleep(pause).await,
-                outcome => return outcome.map(|fetched| fetched.bytes),
+                outcome => return outcome,
             }
             pause *= 2;
         }
-        self.client.fetch(url).await.map(|fetched| fetched.bytes)
+        self.client.fetch(url).await
     }
 }
 
@@ -120,8 +121,8 @@ impl ReferenceSource for WebReferences {
     async fn fetch(&self, reference: &Reference) -> Result<ReferenceImage, ReferenceError> {
         // Held until the picture is ready: the bytes that wait for the decoder are bounded by it too.
         let _slot = self.fetching.acquire().await.map_err(|_| stopped())?;
-        let bytes = self.fetch_bytes(&reference.url).await?;
-        let picture = self.preparer.prepare(bytes, reference.sha256.clone()).await?;
+        let fetched = self.fetch_in_time(&reference.url).await?;
+        let picture = self.preparer.prepare(fetched, reference.sha256.clone()).await?;
         Ok(ReferenceImage { bytes: picture.bytes, format: picture.format, mode: reference.mode })
     }
 }

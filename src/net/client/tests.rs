@@ -93,7 +93,7 @@ async fn judge_with_names(url: &str, class: &str) {
     let plain_http = GuardConfig { plain_http: true, ..GuardConfig::default() };
     let target = Target::parse(url, &plain_http.allow, true);
     if let Some(redirect) = given.get("redirect") {
-        return judge_redirects(&target.unwrap(), redirect, given["expect"]);
+        return judge_redirects(&target.unwrap(), redirect, given["expect"]).await;
     }
     let host = target.as_ref().map(|target| target.url().host_str().unwrap().to_owned()).unwrap_or_default();
     let names = match (given.get("answers"), given.get("rebind")) {
@@ -131,15 +131,71 @@ async fn judge_with_names(url: &str, class: &str) {
     }
 }
 
-/// That a chain is cut off where it should be is shown on the wire in the tests below; here, each row's hop.
-fn judge_redirects(from: &Target, redirect: &str, expect: &str) {
-    if expect == "block-too-many" {
-        let hops: usize = redirect.split(' ').next().unwrap().parse().unwrap();
-        assert!(hops > MAX_REDIRECTS);
-        return;
+/// The row's chain on the wire: its public hops are this test's server, under the row's name.
+async fn judge_redirects(from: &Target, redirect: &str, expect: &str) {
+    let (hops, location) = match redirect.split_once("->") {
+        Some(("302", location)) => (1, Some(location.to_owned())),
+        Some((hops, location)) => (hops.split(' ').next().unwrap().parse().unwrap(), Some(location.to_owned())),
+        None => (redirect.split(' ').next().unwrap().parse().unwrap(), None),
+    };
+    let server = Server::start(move |_, nth| match &location {
+        Some(location) if nth + 1 == hops => Answer::redirect(location),
+        _ => Answer::redirect("/next"),
+    })
+    .await;
+    let host = from.url().host_str().unwrap();
+    let start = format!("{host}:{}", server.port());
+    let config = GuardConfig { plain_http: true, ..config(&start) };
+    let client = GuardedClient::new(config, Names::default().with(host, &[&["127.0.0.1"]])).unwrap();
+    let outcome = client.fetch(&format!("http://{start}{}", from.url().path())).await;
+    assert!(is_blocked(&outcome), "{from:?} {redirect}: {outcome:?}");
+    let asked = server.requests().len();
+    match expect {
+        "block-too-many" => {
+            assert!(hops > MAX_REDIRECTS);
+            assert_eq!((outcome.unwrap_err(), asked), (Refusal::Redirects.into(), MAX_REDIRECTS + 1));
+        }
+        _ => assert_eq!(format!("block-at-hop-{asked}"), expect, "{redirect}"),
     }
-    let (_, location) = redirect.split_once("->").unwrap();
-    assert!(from.redirect(location, &Allowlist::default(), true).is_err(), "{location}");
+}
+
+/// Every name leads to one address.
+struct AllNames(&'static str);
+
+#[async_trait::async_trait]
+impl Lookup for AllNames {
+    async fn lookup(&self, _: &str) -> std::io::Result<Vec<IpAddr>> {
+        Ok(vec![self.0.parse().unwrap()])
+    }
+}
+
+#[tokio::test]
+async fn no_blocked_line_of_the_case_file_reaches_a_listener_on_loopback() {
+    let decoy = Server::start(|_, _| Answer::ok(b"secret")).await;
+    // Any network exempt, and scheme and port are no reason any more: what is left is the address.
+    let open = |allow: &str| {
+        let config = GuardConfig { plain_http: true, ..config(allow) };
+        GuardedClient::new(config, AllNames("127.0.0.1")).unwrap()
+    };
+    let (guarded, unguarded) = (open("203.0.113.0/24"), open("127.0.0.0/8,0.0.0.0/8"));
+    let (mut tried, mut could) = (0, 0);
+    for line in include_str!("../../../tests/fixtures/ssrf_cases.tsv").lines().skip(1) {
+        let [text, verdict, ..] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        assert!(verdict != "block" || is_blocked(&guarded.fetch(text).await), "{line}");
+        let Ok(mut url) = url::Url::parse(text) else { continue };
+        let _ =
+            (url.set_scheme("http"), url.set_port(Some(decoy.port())), url.set_username(""), url.set_password(None));
+        if verdict == "allow" || url.port() != Some(decoy.port()) {
+            continue;
+        }
+        let outcome = guarded.fetch(url.as_str()).await;
+        assert!(is_blocked(&outcome), "{line}: {outcome:?}");
+        assert_eq!(decoy.connections(), could, "{line}");
+        // The same URL gets there when it may, so the listener would have seen it.
+        could += usize::from(unguarded.fetch(url.as_str()).await.is_ok());
+        tried += 1;
+    }
+    assert!(tried > 100 && could > 40, "{tried} {could}");
 }
 
 #[tokio::test]

@@ -45,10 +45,14 @@ impl Preparer {
     ///
     /// # Errors
     /// [`ReferenceError`].
-    pub async fn prepare(&self, bytes: Bytes, promised: Option<String>) -> Result<Prepared, ReferenceError> {
+    pub async fn prepare(
+        &self,
+        bytes: impl AsRef<[u8]> + Send + 'static,
+        promised: Option<String>,
+    ) -> Result<Prepared, ReferenceError> {
         self.in_turn(move |max_pixels| {
-            check_hash(&bytes, promised.as_deref())?;
-            prepare(&bytes, max_pixels)
+            check_hash(bytes.as_ref(), promised.as_deref())?;
+            prepare(bytes, max_pixels)
         })
         .await
     }
@@ -59,8 +63,9 @@ impl Preparer {
     /// [`ReferenceError`].
     pub async fn prepare_and_hash(&self, bytes: Bytes) -> Result<Hashed, ReferenceError> {
         self.in_turn(move |max_pixels| {
-            let prepared = prepare(&bytes, max_pixels)?;
-            Ok(Hashed { sha256: Sha256Hex::of(&prepared.bytes), source: Sha256Hex::of(&bytes), prepared })
+            let source = Sha256Hex::of(&bytes);
+            let prepared = prepare(bytes, max_pixels)?;
+            Ok(Hashed { sha256: Sha256Hex::of(&prepared.bytes), source, prepared })
         })
         .await
     }

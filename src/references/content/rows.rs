@@ -1,0 +1,46 @@
+//! PNG, read a row at a time, so that no more of it is held than what goes on.
+
+use std::io::Cursor;
+
+use image::DynamicImage;
+use image::metadata::Orientation;
+use png::Transformations;
+
+use super::shrink::{Shrinker, of_samples};
+use super::{MAX_SENT_SIDE, MAX_SIDE, OWN_PAGES, check_pixels, damaged};
+use crate::references::ReferenceError;
+
+/// What the reader may use beside the picture, in bytes: two rows, and what it unpacks of metadata.
+const SCRATCH: usize = 4 * 1024 * 1024;
+
+/// Decodes and scales down; `None` for an interlaced picture, whose rows come in no order.
+pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<Option<(DynamicImage, Orientation)>, ReferenceError> {
+    let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), png::Limits { bytes: SCRATCH });
+    decoder.set_ignore_text_chunk(true);
+    decoder.set_ignore_iccp_chunk(true);
+    decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
+    let header = decoder.read_header_info().map_err(|_| damaged())?;
+    let size = (header.width, header.height);
+    check_pixels(size, max_pixels)?;
+    if size.0.max(size.1) > MAX_SIDE {
+        return Err(ReferenceError::TooLarge(format!("no side may be longer than {MAX_SIDE} pixels")));
+    }
+    if header.interlaced {
+        return Ok(None);
+    }
+    let mut reader = decoder.read_info().map_err(|_| damaged())?;
+    let exif = reader.info().exif_metadata.as_deref();
+    // Damaged metadata is no reason to refuse good pixels.
+    let orientation = exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
+    let channels = u8::try_from(reader.output_color_type().0.samples()).map_err(|_| damaged())?;
+    let mut shrinker = Shrinker::new(size, channels, MAX_SENT_SIDE);
+    let (width, height) = shrinker.size();
+    let mut samples = Vec::with_capacity((width as usize * height as usize * usize::from(channels)).max(OWN_PAGES));
+    while let Some(row) = reader.next_row().map_err(|_| damaged())? {
+        if let Some(line) = shrinker.add(row.data()) {
+            samples.extend_from_slice(line);
+        }
+    }
+    let picture = of_samples((width, height), channels, samples).ok_or_else(damaged)?;
+    Ok(Some((picture, orientation)))
+}

@@ -28,7 +28,7 @@ on_both_engines!(
     two_users_share_evenly,
     a_small_batch_does_not_wait_behind_a_large_one,
     a_used_up_daily_quota_fails_what_is_queued_without_a_call,
-    one_models_quota_is_not_anothers,
+    a_quota_of_one_model_stops_no_other,
     a_batch_is_told_why_it_waits,
     the_death_of_one_pictures_task_lets_the_others_end,
 );
@@ -253,7 +253,7 @@ async fn a_used_up_daily_quota_fails_what_is_queued_without_a_call(database: Arc
     engine.stop().await.unwrap();
 }
 
-async fn one_models_quota_is_not_anothers(database: Arc<Database>) {
+async fn a_quota_of_one_model_stops_no_other(database: Arc<Database>) {
     let bench = Bench::new(&database).await;
     let asked = Arc::new(AtomicUsize::new(0));
     let counting = asked.clone();

@@ -28,10 +28,10 @@ use crate::domain::picture::PictureFormat;
 pub const MAX_SENT_SIDE: u32 = 2_048;
 /// Longest side that is decoded, in pixels: a picture may be no strip, as decoders hold whole rows.
 pub const MAX_SIDE: u32 = 32_768;
-/// What decoding may take where a picture must be held as a whole, in bytes: about 14 megapixels as JPEG, 4-7 as
-/// progressive JPEG, 8 as WebP (6 lossless, 3 transparent or animated), 10 as GIF or interlaced PNG. Other PNGs are
-/// read by rows.
-const DECODE_BUDGET: u64 = 40 * 1024 * 1024;
+/// What decoding may take where a picture must be held as a whole, in bytes: 25 megapixels as JPEG, 8-12 as
+/// progressive JPEG, 15 as WebP (10 lossless, 6 transparent or animated), 18 as GIF or interlaced PNG. A plain PNG
+/// is read by rows.
+const DECODE_BUDGET: u64 = 72 * 1024 * 1024;
 /// Allocators give so large a piece pages of its own, of which only those in use count, and give them back to the
 /// system when it is freed. Of smaller ones each thread may keep the most that it ever had.
 const OWN_PAGES: usize = (32 << 20) + 1;

@@ -166,7 +166,7 @@ fn a_webp_frame_that_is_larger_than_its_canvas_gets_no_memory() {
 
 #[test]
 fn what_must_be_held_as_a_whole_has_less_room_than_what_is_read_by_rows() {
-    let mut interlaced = png_header(4_000, 4_000, 8);
+    let mut interlaced = png_header(4_000, 4_000, 16);
     interlaced[28] = 1;
     let header = png_chunk(*b"IHDR", &interlaced[16..29]);
     interlaced[8..33].copy_from_slice(&header);
@@ -176,7 +176,7 @@ fn what_must_be_held_as_a_whole_has_less_room_than_what_is_read_by_rows() {
     // The same size costs more as a progressive JPEG, whose coefficients are kept: its second byte says which.
     let mut jpeg = encoded(&two_halves(32, 32).into(), ImageFormat::Jpeg);
     let frame = jpeg.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
-    jpeg[frame + 5..frame + 9].copy_from_slice(&[0x0b, 0xb8, 0x0b, 0xb8]);
+    jpeg[frame + 5..frame + 9].copy_from_slice(&[0x0f, 0xa0, 0x0f, 0xa0]);
     assert!(!is_too_large(&jpeg, MAX_PIXELS));
     jpeg[frame + 1] = 0xc2;
     assert!(is_too_large(&jpeg, MAX_PIXELS));

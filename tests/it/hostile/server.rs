@@ -12,6 +12,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::pictures::{self, SIDE, Scans};
 
+/// The largest photograph that is taken, by name.
+pub(crate) const LARGEST_PHOTOGRAPH: &str = "largest-jpeg";
+
 /// What a server does with a connection, once it has read a request.
 #[derive(Clone)]
 pub(crate) enum Manner {
@@ -171,7 +174,7 @@ pub(crate) fn files() -> Vec<Case> {
         ("picture-with-a-page", End::Picture, [&plain[..], html].concat()),
         ("largest-png", End::Picture, pictures::png(SIDE.into(), png::ColorType::Rgba, png::BitDepth::Eight)),
         ("photograph", End::Picture, pictures::jpeg(3_500, Scans::Baseline)),
-        ("largest-jpeg", End::TooLarge, pictures::jpeg(SIDE, Scans::Baseline)),
+        (LARGEST_PHOTOGRAPH, End::Picture, pictures::jpeg(SIDE, Scans::Baseline)),
         ("largest-progressive-jpeg", End::TooLarge, pictures::jpeg(SIDE, Scans::Progressive)),
         ("largest-gif", End::TooLarge, pictures::gif(SIDE)),
         ("largest-webp", End::TooLarge, pictures::webp(SIDE.into())),

@@ -400,6 +400,30 @@ async fn a_body_is_counted_whatever_its_length_is_said_to_be() {
 }
 
 #[tokio::test]
+async fn all_bodies_together_are_bounded_until_they_are_dropped() {
+    let server = Server::start(|path, _| match path {
+        "/unsaid" => Answer::with_headers("200 OK", "", b"short"),
+        _ => Answer::ok(&[b'x'; 2_048]),
+    })
+    .await;
+    let client = client_of(&server, |config| {
+        (config.max_bytes, config.bodies) = (4_096, 5_000);
+        config.deadline = Duration::from_millis(200);
+    });
+    let [first, second] =
+        [client.fetch(&server.url("/")).await.unwrap(), client.fetch(&server.url("/")).await.unwrap()];
+    assert_eq!(passing(client.fetch(&server.url("/")).await), "it did not arrive in time");
+    drop(first);
+    let third = client.fetch(&server.url("/")).await.unwrap();
+    // What does not say how long it is could be the longest.
+    assert_eq!(passing(client.fetch(&server.url("/unsaid")).await), "it did not arrive in time");
+    drop((second, third));
+    let short = client.fetch(&server.url("/unsaid")).await.unwrap();
+    assert!(client.fetch(&server.url("/unsaid")).await.is_ok(), "it needs less than it could have");
+    assert_eq!(&short.bytes[..], b"short");
+}
+
+#[tokio::test]
 async fn a_body_shorter_than_promised_is_not_taken() {
     let server = Server::start(|_, _| Answer::with_headers("200 OK", "Content-Length: 10\r\n", b"short")).await;
     passing(client_of(&server, |_| {}).fetch(&server.url("/")).await);

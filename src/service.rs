@@ -9,15 +9,18 @@ pub mod feed;
 pub mod gate;
 pub mod health;
 pub mod ledger;
+mod lines;
 pub mod links;
 pub mod memory;
 pub mod notices;
 mod read;
 pub mod references;
+pub mod report;
 mod retry;
 pub mod settle;
 mod submit;
 mod turns;
+pub mod verify;
 pub mod view;
 
 use crate::domain::ledger::LedgerPrompts;

@@ -33,3 +33,4 @@ mod retry;
 mod scheduler;
 mod sse;
 mod store;
+mod verify;

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use crate::cli::output;
 use crate::domain::comparison::DayFindings;
 use crate::domain::money::MicroUsd;
-use crate::domain::report::{Grouping, Report, Sums};
+use crate::domain::report::{Report, Sums};
 use crate::domain::time::Day;
 use crate::service::report::Summed;
 
@@ -155,6 +155,7 @@ pub(super) fn json(summed: &Summed) -> serde_json::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::report::Grouping;
 
     fn report(names: &[&str]) -> Summed {
         let mut report = Report::new(Grouping::User);

@@ -175,7 +175,9 @@ async fn report(config: &Config, arguments: &ReportArguments) -> anyhow::Result<
     let wanted = |of: Day| from.is_none_or(|from| from <= of) && to.is_none_or(|to| of <= to);
     let ledger = books::ledger_reader(config);
     let summed = report::sum(&ledger, wanted, (*by).into()).await?;
-    show::about(&summed, &config.data.dir).iter().for_each(|line| complain(line));
+    for line in show::about(&summed, &config.data.dir) {
+        complain(&line);
+    }
     say(&match if *json { Format::Json } else { *format } {
         Format::Table => show::table(&summed.report),
         Format::Json => show::json(&summed)?,

@@ -128,7 +128,9 @@ mod tests {
             (Grouping::Outcome, &["charged", "unknown"]),
         ] {
             let mut report = Report::new(by);
-            lines.iter().for_each(|line| report.add(DAY, line).unwrap());
+            for line in &lines {
+                report.add(DAY, line).unwrap();
+            }
             assert_eq!(report.groups.keys().map(String::as_str).collect::<Vec<_>>(), names);
             let total = report.total;
             assert_eq!((total.charges, total.pictures), (3, 3));

@@ -66,15 +66,15 @@ impl DayLines {
             if chunk.to <= self.given.max(self.count) {
                 continue;
             }
-            match self.reader.read_chunk(&chunk).await? {
-                Some(text) => return Ok(Some(self.split_chunk(&chunk, &text))),
-                // Appended and swept since.
-                None => {
-                    let lines = self.next_of_object().await?;
-                    if !lines.is_empty() {
-                        self.object_ended = false;
-                        return Ok(Some(lines));
-                    }
+            if let Some(text) = self.reader.read_chunk(&chunk).await? {
+                return Ok(Some(self.split_chunk(&chunk, &text)));
+            }
+            // Appended and swept since; but what a chunk gave is not read again from the object.
+            if self.given == 0 {
+                let lines = self.next_of_object().await?;
+                if !lines.is_empty() {
+                    self.object_ended = false;
+                    return Ok(Some(lines));
                 }
             }
         }

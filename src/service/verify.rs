@@ -87,7 +87,9 @@ impl Verifier {
             let page = self.store.load_positioned(day, booked, end).await?;
             let Some(last) = page.last().and_then(|charge| charge.position) else { break };
             booked = last;
-            page.into_iter().for_each(|charge| comparison.charge(charge));
+            for charge in page {
+                comparison.charge(charge);
+            }
         }
         Ok(booked)
     }
@@ -98,7 +100,9 @@ impl Verifier {
             let page = self.store.load_unpositioned(day, last).await?;
             let Some(charge) = page.last() else { return Ok(()) };
             last = Some(charge.id);
-            page.into_iter().for_each(|charge| comparison.charge(charge));
+            for charge in page {
+                comparison.charge(charge);
+            }
         }
     }
 }

@@ -63,7 +63,7 @@ fn lines(numbers: &[u64]) -> Vec<String> {
 
 /// What was found, in words.
 fn words(found: &DayFindings) -> Vec<String> {
-    found.differences.iter().map(|difference| difference.to_string()).collect()
+    found.differences.iter().map(ToString::to_string).collect()
 }
 
 #[test]

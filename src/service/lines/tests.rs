@@ -16,7 +16,7 @@ struct Scripted {
 }
 
 fn chunk(from: u64, to: u64) -> (StoredChunk, Bytes) {
-    let lines: String = (from..=to).map(|number| format!("{number}\n")).collect();
+    let lines: Vec<u8> = (from..=to).flat_map(|number| format!("{number}\n").into_bytes()).collect();
     (StoredChunk { from, to, name: format!("{from}-{to}") }, lines.into())
 }
 

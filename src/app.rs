@@ -3,6 +3,7 @@
 //! The only place, beside the command line, that names adapters.
 
 mod advice;
+pub mod books;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -6,6 +6,7 @@
 mod client;
 mod demo;
 mod healthcheck;
+mod ledger;
 mod output;
 mod prices;
 mod sse;
@@ -48,6 +49,8 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("{} demo --exit", "the same for a script: exit code 0 if all went well"),
     ("PORT=8080 {}", "serve on another port"),
     ("DAILY_BUDGET_USD=5 {} serve", "never spend more than five dollars a day"),
+    ("{} ledger verify", "check that ledger and database have the same charges"),
+    ("{} ledger report --by user", "what each user spent, by the ledger"),
     ("curl -N localhost:9090/images/BATCH/events", "follow a batch"),
 ];
 
@@ -86,6 +89,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Compare the ledger with the database, sum it, or take it in.
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
     /// Bring the database's schema up to date, and end.
     Migrate,
     /// Ask the service on HOST and PORT whether it is alive; exit code 0 if it is.
@@ -130,7 +136,7 @@ fn run(command: &Command, config: Config, variables: &HashMap<String, String>) -
 fn execute(command: &Command, config: Config, variables: &HashMap<String, String>) -> anyhow::Result<()> {
     match command {
         Command::Prices { json } => return prices::show(&config.prices, *json),
-        Command::Healthcheck => {}
+        Command::Healthcheck | Command::Ledger(_) => {}
         Command::Serve | Command::Demo { .. } | Command::Migrate => start_log(&config.logging)?,
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -139,6 +145,7 @@ fn execute(command: &Command, config: Config, variables: &HashMap<String, String
             Command::Serve => serve(config).await,
             Command::Demo { exit } => demo::run(config, variables, *exit).await,
             Command::Migrate => app::migrate(&config).await,
+            Command::Ledger(command) => ledger::run(command, &config).await,
             Command::Healthcheck => healthcheck::run(&config).await,
             Command::Prices { .. } => Ok(()),
         }

@@ -3,6 +3,7 @@
 //! Pure: nothing here reads a clock, opens a socket or knows a database. Every other layer may
 //! import this one; this one imports nothing of ours.
 
+pub mod comparison;
 pub mod event;
 pub mod ids;
 pub mod ledger;
@@ -10,6 +11,7 @@ pub mod money;
 pub mod outcome;
 pub mod picture;
 pub mod prices;
+pub mod report;
 pub mod spec;
 pub mod state;
 pub mod time;

@@ -1,6 +1,7 @@
 //! The port to where the ledger is exported: a day's object that grows by whole chunks.
 //!
-//! The steps A to E of the protocol are in `service::ledger`; an adapter does one step at a time.
+//! The steps A to E of the protocol are in `service::ledger`; an adapter does one step at a time. Who
+//! only reads has a port of its own, behind which nothing is cut, created or removed.
 
 pub mod local;
 
@@ -60,6 +61,50 @@ pub struct Chunk {
     pub name: String,
     /// The lines, each with its newline.
     pub lines: Bytes,
+}
+
+/// A chunk that is stored, whether it is appended or not.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StoredChunk {
+    /// The position of its first line, counting from 1.
+    pub from: u64,
+    /// The position of its last line.
+    pub to: u64,
+    /// Its name.
+    pub name: String,
+}
+
+/// Reads the exported ledger and changes nothing at all, whoever writes to it meanwhile.
+#[async_trait]
+pub trait LedgerReader: Send + Sync + 'static {
+    /// The days that have an object or chunks, oldest first.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    async fn days(&self) -> Result<Vec<Day>, LedgerError>;
+
+    /// The day's object from byte `from` on, `at_most` bytes of it; less only at its end, nothing if it is absent.
+    ///
+    /// An append that is under way is in it as a whole or not at all.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    async fn read_object(&self, day: Day, from: u64, at_most: usize) -> Result<Bytes, LedgerError>;
+
+    /// The day's stored chunks, by position.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    async fn chunks(&self, day: Day) -> Result<Vec<StoredChunk>, LedgerError>;
+
+    /// The lines of a stored chunk; `None` if it was swept meanwhile, and so is in the day's object.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    async fn read_chunk(&self, chunk: &StoredChunk) -> Result<Option<Bytes>, LedgerError>;
+
+    /// Where `day` is, for a person: a path or `gs://…`.
+    fn location(&self, day: Day) -> String;
 }
 
 /// Keeps the exported ledger.

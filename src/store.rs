@@ -9,6 +9,7 @@
 //! This is the only module that knows SQL. It makes no ids and reads no clock but the database's:
 //! both are given to it.
 
+mod audit;
 mod batch;
 mod budget;
 mod cancel;
@@ -18,6 +19,7 @@ mod events;
 mod jobs;
 mod ledger;
 mod read;
+mod reading;
 mod retry;
 mod rows;
 mod settle;
@@ -47,6 +49,7 @@ pub use self::work::Beats;
 
 use self::day::Anchor;
 use self::dialect::{Dialect, LOCK_WAIT, Trouble};
+use self::reading::Still;
 use crate::clock::Clock;
 use crate::domain::ids::BatchId;
 use crate::domain::time::{Day, Timestamp};
@@ -117,6 +120,15 @@ pub struct Hints {
 }
 
 impl Hints {
+    fn new() -> Self {
+        Self {
+            work: watch::Sender::new(()),
+            charges: Notify::new(),
+            batch_ended: Notify::new(),
+            batches: broadcast::Sender::new(HINTS_KEPT),
+        }
+    }
+
     /// Changes whenever pictures may have become ready to be taken up.
     #[must_use]
     pub fn work(&self) -> watch::Receiver<()> {
@@ -157,6 +169,8 @@ pub struct Store {
     anchor: Anchor,
     /// Held for as long as the process works on an embedded database.
     _lock: Option<File>,
+    /// Set where the file is read as one that does not change.
+    still: Option<Still>,
 }
 
 /// Runs `$body` in one transaction, again if it collides with another one. A value for which
@@ -238,20 +252,15 @@ impl Store {
             Some(options) => options.connect(url).await.map_err(StoreError::Unavailable)?,
             None => writers.clone(),
         };
-        let hints = Hints {
-            work: watch::Sender::new(()),
-            charges: Notify::new(),
-            batch_ended: Notify::new(),
-            batches: broadcast::Sender::new(HINTS_KEPT),
-        };
         let mut store = Self {
             dialect,
             anchor: Anchor::new(clock.now(), clock.monotonic()),
             clock,
             writers,
             readers,
-            hints,
+            hints: Hints::new(),
             _lock: lock,
+            still: None,
         };
         let mut connection = store.readers.acquire().await.map_err(StoreError::Unavailable)?;
         let wall = store.wall_clock(&mut connection).await?;

@@ -45,3 +45,16 @@ pub(super) fn unusable_database(engine: Engine, error: &StoreError) -> String {
     };
     advice.to_owned()
 }
+
+pub(super) fn unreadable_database(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Postgres => {
+            "cannot read the Postgres database of DATABASE_URL: see whether it runs, and whether host, port, user, \
+             password and database name are right"
+        }
+        Engine::Sqlite => {
+            "cannot read the SQLite database: set DATA_DIR to the folder of the service (DATABASE_URL, if that is \
+             set there); where the database is lost, make one with the commands migrate and ledger import"
+        }
+    }
+}

@@ -18,6 +18,17 @@ pub enum ChargeOutcome {
     Unknown,
 }
 
+impl ChargeOutcome {
+    /// Its name in the ledger.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Charged => "charged",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// How much of a prompt the ledger holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LedgerPrompts {

@@ -5,6 +5,8 @@
 //! complete lines that are there. The file's length is its generation, and it is locked while it is
 //! looked at or written, so that two processes on one folder do not cut or write into each other.
 
+mod reading;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -13,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 
+pub use self::reading::LocalLedgerReader;
 use super::{Chunk, DayHead, LedgerBucket, LedgerError};
 use crate::domain::ledger::LedgerLine;
 use crate::domain::time::Day;
@@ -38,11 +41,11 @@ impl LocalLedger {
     }
 
     fn day_file(&self, day: Day) -> PathBuf {
-        self.root.join(format!("ledger/{day}.jsonl"))
+        day_file(&self.root, day)
     }
 
     fn chunk_folder(&self, day: Day) -> PathBuf {
-        self.root.join(format!("ledger/chunks/{day}"))
+        chunk_folder(&self.root, day)
     }
 
     /// Runs file work off the async threads.
@@ -110,6 +113,14 @@ impl LocalLedger {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Day, (u64, u64)>> {
         self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn day_file(root: &Path, day: Day) -> PathBuf {
+    root.join(format!("ledger/{day}.jsonl"))
+}
+
+fn chunk_folder(root: &Path, day: Day) -> PathBuf {
+    root.join(format!("ledger/chunks/{day}"))
 }
 
 /// The complete lines of a file, and its length once a torn last line is cut.

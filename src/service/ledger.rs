@@ -4,6 +4,7 @@
 //! C. write the chunk and append it, on the condition that the head has not moved. D. record it.
 //! E. sweep the chunks. Every error and every lost answer goes back to B; the generation is the fence.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,6 +126,34 @@ impl Exporter {
         let new = self.store.import_lines(day, &lines, head.count).await?;
         tracing::warn!(%day, new, "took charges from the ledger that the database did not know");
         Ok(new)
+    }
+
+    /// Takes the ledger's lines of `day` into the database, each that is not there by its charge id, whatever
+    /// the database holds for exported. How many were new; if none was, nothing is changed.
+    ///
+    /// # Errors
+    /// [`ExportError`]; nothing is taken in then.
+    pub async fn take_in(&self, day: Day) -> Result<u64, ExportError> {
+        for _ in 0..MAX_ROUNDS {
+            // Who has begun to append must have ended before the day is read, or its lines would be counted
+            // as not exported.
+            let Some(count) = self.store.settled_count(day).await? else {
+                if let Some(pending) = self.store.pending_chunk(day).await? {
+                    self.export_chunk(day, pending).await?;
+                }
+                continue;
+            };
+            let head = self.bucket.head(day).await?;
+            let lines = self.bucket.read_day(day).await?;
+            let ids: Vec<_> = lines.iter().map(|line| line.id).collect();
+            if self.store.find_charges(&ids).await?.len() == ids.iter().collect::<HashSet<_>>().len() {
+                return Ok(0);
+            }
+            if let Some(new) = self.store.import_lines_after(day, &lines, head.count, count).await? {
+                return Ok(new);
+            }
+        }
+        Err(ExportError::Contended(day))
     }
 
     async fn export_chunk(&self, day: Day, pending: PendingChunk) -> Result<(), ExportError> {

@@ -20,6 +20,9 @@ const SQLITE_READERS: u32 = 4;
 /// A process that is frozen in the middle of a transaction must not hold its locks for long: the
 /// others would stand still with it.
 const POSTGRES_SET_UP: &str = "SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = '5s'";
+/// The same for a session that changes nothing, by the database's own word.
+const POSTGRES_ONLY_READER: &str = "SET default_transaction_read_only = on; SET lock_timeout = '10s'";
+const SQLITE_READER: &str = "PRAGMA query_only=ON; PRAGMA busy_timeout=5000;";
 /// How long a request waits for a connection, or on Postgres for a lock.
 pub(super) const LOCK_WAIT: Duration = Duration::from_secs(10);
 
@@ -87,8 +90,16 @@ impl Dialect {
     /// The pool that only reads; `None` where the writers serve for that too.
     pub(super) fn readers(self) -> Option<AnyPoolOptions> {
         match self {
-            Self::Sqlite => Some(pool(SQLITE_READERS, "PRAGMA query_only=ON; PRAGMA busy_timeout=5000;")),
+            Self::Sqlite => Some(pool(SQLITE_READERS, SQLITE_READER)),
             Self::Postgres => None,
+        }
+    }
+
+    /// The one pool of a process that changes nothing.
+    pub(super) fn only_readers(self) -> AnyPoolOptions {
+        match self {
+            Self::Sqlite => pool(1, SQLITE_READER),
+            Self::Postgres => pool(1, POSTGRES_ONLY_READER),
         }
     }
 

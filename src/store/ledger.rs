@@ -183,39 +183,70 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; nothing is changed then.
     pub async fn import_lines(&self, day: Day, lines: &[LedgerLine], exported: u64) -> Result<u64, StoreError> {
-        let exported = signed(exported)?;
         transaction!(self, |connection| {
             self.hold_day(connection, day).await?;
-            let sql = "UPDATE ledger SET position = NULL WHERE day = $1";
-            sqlx::query(sql).bind(day.number()).execute(&mut *connection).await.map_err(|error| self.error(error))?;
-            let (mut new, mut everyone) = (0, BudgetMove::default());
-            let mut users: BTreeMap<String, BudgetMove> = BTreeMap::new();
-            for (position, line) in (1_i64..).zip(lines) {
-                let position = (position <= exported).then_some(position);
-                if self.import_line(connection, day, position, line).await? {
-                    let unknown = if line.outcome == ChargeOutcome::Unknown { line.cost.micros() } else { 0 };
-                    let change = BudgetMove { spent: line.cost.micros(), unknown, ..BudgetMove::default() };
-                    everyone.add(change);
-                    users.entry(user_scope(&UserId::new(line.user_id.clone()))).or_default().add(change);
-                    new += 1;
-                }
-            }
-            let sql = "UPDATE ledger_days SET count = $2, pending_end = NULL, pending_chunk = NULL WHERE day = $1";
-            sqlx::query(sql)
-                .bind(day.number())
-                .bind(exported)
-                .execute(&mut *connection)
-                .await
-                .map_err(|error| self.error(error))?;
-            if day == self.today(&mut *connection).await? {
-                self.move_budget(connection, EVERYONE, day, everyone).await?;
-                for (scope, change) in users {
-                    self.ensure_scope(connection, &scope).await?;
-                    self.move_budget(connection, &scope, day, change).await?;
-                }
-            }
-            Ok(new)
+            self.import_into(connection, day, lines, exported).await
         })
+    }
+
+    /// The same, if `day` is still as it was before its ledger was read: `confirmed` lines, and none pending.
+    /// `None` if it is not.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing is changed then.
+    pub async fn import_lines_after(
+        &self,
+        day: Day,
+        lines: &[LedgerLine],
+        exported: u64,
+        confirmed: u64,
+    ) -> Result<Option<u64>, StoreError> {
+        let confirmed = signed(confirmed)?;
+        transaction!(self, |connection| {
+            if self.hold_day(connection, day).await? != (confirmed, None) {
+                return Ok(None);
+            }
+            self.import_into(connection, day, lines, exported).await.map(Some)
+        })
+    }
+
+    async fn import_into(
+        &self,
+        connection: &mut AnyConnection,
+        day: Day,
+        lines: &[LedgerLine],
+        exported: u64,
+    ) -> Result<u64, StoreError> {
+        let exported = signed(exported)?;
+        let sql = "UPDATE ledger SET position = NULL WHERE day = $1";
+        sqlx::query(sql).bind(day.number()).execute(&mut *connection).await.map_err(|error| self.error(error))?;
+        let (mut new, mut everyone) = (0, BudgetMove::default());
+        let mut users: BTreeMap<String, BudgetMove> = BTreeMap::new();
+        for (position, line) in (1_i64..).zip(lines) {
+            let position = (position <= exported).then_some(position);
+            if self.import_line(&mut *connection, day, position, line).await? {
+                let unknown = if line.outcome == ChargeOutcome::Unknown { line.cost.micros() } else { 0 };
+                let change = BudgetMove { spent: line.cost.micros(), unknown, ..BudgetMove::default() };
+                everyone.add(change);
+                users.entry(user_scope(&UserId::new(line.user_id.clone()))).or_default().add(change);
+                new += 1;
+            }
+        }
+        let sql = "UPDATE ledger_days SET count = $2, pending_end = NULL, pending_chunk = NULL WHERE day = $1";
+        sqlx::query(sql)
+            .bind(day.number())
+            .bind(exported)
+            .execute(&mut *connection)
+            .await
+            .map_err(|error| self.error(error))?;
+        if day == self.today(&mut *connection).await? {
+            self.move_budget(connection, EVERYONE, day, everyone).await?;
+            for (scope, change) in users {
+                self.ensure_scope(connection, &scope).await?;
+                self.move_budget(connection, &scope, day, change).await?;
+            }
+        }
+        Ok(new)
     }
 
     /// Inserts one exported line, or gives the known one its position. Whether it was new.

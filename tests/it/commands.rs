@@ -7,13 +7,14 @@ use crate::books::{ledger, micros};
 use crate::process::{PATIENCE, Settings};
 
 /// Runs the program to its end.
-async fn run(settings: &Settings, arguments: &[&str]) -> Output {
+pub(crate) async fn run(settings: &Settings, arguments: &[&str]) -> Output {
     let mut command = settings.command();
     command.args(arguments);
     tokio::time::timeout(PATIENCE, command.output()).await.unwrap().unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+/// What a program wrote.
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

@@ -36,3 +36,4 @@ mod scheduler;
 mod sse;
 mod store;
 mod uploads;
+mod verify;

@@ -113,9 +113,6 @@ async fn all_hostile_servers_at_once_grow_the_process_by_at_most_64_mib() {
         .with("REFERENCE_ALLOW", server.address.to_string())
         .with("REFERENCE_TIMEOUT", "5s")
         .with("REFERENCE_RETRIES", "0")
-        // As an image of the service sets it: else glibc keeps up to the largest piece of each thread.
-        .with("MALLOC_ARENA_MAX", "1")
-        .with("MALLOC_MMAP_THRESHOLD_", "131072")
         .with("PROVIDER_CONCURRENCY", "16")
         .with("THUMBNAILS_ENABLED", "false")
         .start()

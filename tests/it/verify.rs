@@ -4,11 +4,20 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use bytes::Bytes;
+use orchestrator::domain::time::Day;
+use orchestrator::ledger::local::{LocalLedger, LocalLedgerReader};
+use orchestrator::ledger::{LedgerError, LedgerReader, StoredChunk};
+use orchestrator::service::ledger::Exporter;
+use orchestrator::service::verify::Verifier;
+use orchestrator::store::Job;
+use orchestrator::telemetry::Counters;
 use serde_json::{Value, json};
 
+use crate::bench::{Bench, made};
 use crate::books::{micros, on};
 use crate::commands::{run, text};
 use crate::engines::{Database, on_both_engines, on_sqlite};
@@ -18,6 +27,7 @@ on_both_engines!(
     a_ledger_as_it_was_written_agrees_and_looking_changes_nothing,
     whatever_is_done_to_a_ledger_by_hand_is_named,
     a_verify_beside_a_busy_service_finds_no_difference,
+    an_export_at_the_worst_moments_makes_no_difference,
     charges_that_are_not_exported_wait_and_are_no_difference,
     the_sums_of_a_report_are_those_of_budget_and_batch,
     an_import_into_an_emptied_database_restores_what_was_spent,
@@ -196,6 +206,73 @@ async fn a_verify_beside_a_busy_service_finds_no_difference(database: Arc<Databa
     assert!(verified > 2, "{verified}");
     assert_eq!(service.stop().await, Some(0));
     assert!(verify(&database).await.1.contains("40 lines agree"));
+}
+
+/// The ledger's files, and somebody who exports and charges around every look at them.
+struct Busy {
+    files: LocalLedgerReader,
+    exporter: Exporter,
+    bench: Bench,
+    jobs: Mutex<Vec<Job>>,
+}
+
+impl Busy {
+    async fn go_on(&self) {
+        self.exporter.export_all().await.unwrap();
+        let job = self.jobs.lock().unwrap().pop();
+        if let Some(job) = job {
+            self.bench.settle(&job, made(&job, 1)).await;
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl LedgerReader for Busy {
+    async fn days(&self) -> Result<Vec<Day>, LedgerError> {
+        self.files.days().await
+    }
+
+    async fn read_object(&self, day: Day, from: u64, at_most: usize) -> Result<Bytes, LedgerError> {
+        self.go_on().await;
+        // The first piece was the last one when it was read; what comes then is not seen.
+        let read = if from == 0 { self.files.read_object(day, 0, at_most).await } else { Ok(Bytes::new()) };
+        self.go_on().await;
+        read
+    }
+
+    async fn chunks(&self, day: Day) -> Result<Vec<StoredChunk>, LedgerError> {
+        self.go_on().await;
+        let chunks = self.files.chunks(day).await;
+        self.go_on().await;
+        chunks
+    }
+
+    async fn read_chunk(&self, chunk: &StoredChunk) -> Result<Option<Bytes>, LedgerError> {
+        self.files.read_chunk(chunk).await
+    }
+
+    fn location(&self, day: Day) -> String {
+        self.files.location(day)
+    }
+}
+
+async fn an_export_at_the_worst_moments_makes_no_difference(database: Arc<Database>) {
+    let bench = Bench::new(&database).await;
+    bench.submit(20, 1).await;
+    let mut jobs = Vec::new();
+    for _ in 0..20 {
+        jobs.push(bench.start_one().await);
+    }
+    let day = bench.budget().await.day;
+    let (store, folder) = (bench.store.clone(), database.folder().to_owned());
+    let ledger = LocalLedger::open(folder.clone()).unwrap();
+    let exporter = Exporter::new(store.clone(), Arc::new(ledger), Arc::new(Counters::default()));
+    let busy = Busy { files: LocalLedgerReader::new(folder), exporter, bench, jobs: Mutex::new(jobs) };
+    busy.go_on().await;
+    busy.go_on().await;
+    let found = Verifier::new(store, Arc::new(busy)).verify(day).await.unwrap();
+    assert!(found.differences.is_empty(), "{found:?}");
+    assert!(found.agreeing > 3 && found.waiting > 0 && found.agreeing + found.waiting < 20, "{found:?}");
 }
 
 async fn charges_that_are_not_exported_wait_and_are_no_difference(database: Arc<Database>) {

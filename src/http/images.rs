@@ -70,16 +70,7 @@ pub async fn submit(
     }
     let idempotency = key.map(|key| Idempotency { key, request_hash: accepted.request_hash });
     let submitted = state.batches.submit(&caller, accepted.spec, idempotency).await?;
-    let mut response = match answer_accepted(&state.batches, &caller, submitted.batch, &headers).await {
-        Ok(response) => response,
-        Err(problem) if submitted.replayed => return Err(problem),
-        // It is accepted, whatever comes after: a client that is told otherwise would send it again.
-        Err(_) => accepted_unseen(submitted.batch)?,
-    };
-    if submitted.replayed {
-        response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
-    }
-    Ok(response)
+    answer_accepted(&state.batches, &caller, submitted.batch, submitted.replayed, &headers).await
 }
 
 /// The two answers that have status 200.
@@ -120,8 +111,28 @@ fn stopped(error: tokio::task::JoinError) -> Problem {
     Problem::internal()
 }
 
-/// The batch as it is now, or as it is when the client's patience or the batch ends.
+/// The answer to a submission or a retry that is accepted, now or by an earlier request with the same key.
 pub(super) async fn answer_accepted(
+    batches: &Batches,
+    caller: &UserId,
+    batch: BatchId,
+    replayed: bool,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let mut response = match show_accepted(batches, caller, batch, headers).await {
+        Ok(response) => response,
+        Err(problem) if replayed => return Err(problem),
+        // It is accepted, whatever comes after: a client that is told otherwise would send it again.
+        Err(_) => accepted_unseen(batch)?,
+    };
+    if replayed {
+        response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+/// The batch as it is now, or as it is when the client's patience or the batch ends.
+async fn show_accepted(
     batches: &Batches,
     caller: &UserId,
     batch: BatchId,
@@ -144,7 +155,7 @@ pub(super) async fn answer_accepted(
 }
 
 /// The answer for a batch that is accepted and cannot be read just now.
-pub(super) fn accepted_unseen(batch: BatchId) -> Result<Response, Problem> {
+fn accepted_unseen(batch: BatchId) -> Result<Response, Problem> {
     let message = "the batch is accepted and cannot be read just now; ask for it at its Location";
     let body = serde_json::json!({"batchId": batch, "runMode": "live", "state": "queued", "message": message});
     let location = header(format!("/images/{batch}"))?;

@@ -2,11 +2,11 @@
 
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::HeaderMap;
 use axum::response::Response;
 
 use super::extract::{Caller, batch_id, idempotency_key};
-use super::images::{IDEMPOTENT_REPLAYED, accepted_unseen, answer_accepted};
+use super::images::answer_accepted;
 use super::problem::Problem;
 use super::schema::RetryBody;
 use super::{AppState, body, upload};
@@ -39,7 +39,7 @@ const MAX_BYTES: usize = 16 << 10;
         (status = 403, description = "`live_disabled`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not_found`, also for another user's batch", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`not_retryable`: no picture can be tried again; says why", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`idempotency_key_reused`, `model_unknown`, `model_retired` or `size_unpriced`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`idempotency_key_reused`, `model_unknown`, `model_retired`, `size_unpriced` or `aspect_ratio_unsupported`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -54,15 +54,7 @@ pub async fn retry(
     let (key, codes) = read(&state, &headers, body).await?;
     let idempotency = key.map(|key| Idempotency { key, request_hash: request_hash(codes.as_deref()) });
     let retried = state.batches.retry(&caller, batch, codes.as_deref(), idempotency).await?;
-    let mut response = match answer_accepted(&state.batches, &caller, batch, &headers).await {
-        Ok(response) => response,
-        Err(problem) if retried.replayed => return Err(problem),
-        Err(_) => accepted_unseen(batch)?,
-    };
-    if retried.replayed {
-        response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
-    }
-    Ok(response)
+    answer_accepted(&state.batches, &caller, batch, retried.replayed, &headers).await
 }
 
 /// Everything that is wrong with a retry is told at once, its header and its body.

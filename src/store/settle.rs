@@ -129,7 +129,7 @@ impl SettleRun<'_> {
             }
         }
         let reserved_first = closed.iter().any(|(_, close)| close.next == Next::AgainReserved);
-        let mut day = if reserved_first { Some(self.write_budget(&moves).await?) } else { None };
+        let early = if reserved_first { Some(self.write_budget(&moves).await?) } else { None };
         for (index, close) in &mut closed {
             if close.next == Next::AgainReserved && !self.reserve_again(&requests[*index]).await? {
                 close.fail_for_want_of_budget();
@@ -141,7 +141,7 @@ impl SettleRun<'_> {
             settled[*index] = close.written();
         }
         self.write_batches().await?;
-        let day = match day.take() {
+        let day = match early {
             Some(day) => day,
             None => self.write_budget(&moves).await?,
         };

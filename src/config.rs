@@ -8,6 +8,7 @@ mod http;
 mod provider;
 mod reader;
 mod sections;
+mod storage;
 mod values;
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ pub use sections::{
     BudgetConfig, DataConfig, DatabaseConfig, Engine, FeaturesConfig, LedgerConfig, LimitsConfig, LogFormat,
     LoggingConfig, ReferencesConfig, Secret, UrlsConfig, WorkConfig,
 };
+pub use storage::StorageConfig;
 
 use crate::domain::prices::PriceTable;
 use crate::domain::spec::RunMode;
@@ -34,6 +36,8 @@ pub struct Config {
     pub data: DataConfig,
     /// Where the state lives.
     pub database: DatabaseConfig,
+    /// Which buckets are used for pictures and ledger.
+    pub storage: StorageConfig,
     /// Whether money may be spent.
     pub run_mode: RunMode,
     /// How much may be spent.
@@ -104,7 +108,7 @@ impl Config {
         http::access(from);
         let data = DataConfig::read(from);
         let database = DatabaseConfig::read(from, &data);
-        sections::buckets(from);
+        let storage = StorageConfig::read(from);
         let mut prices = provider::prices(from, read_file);
         let provider = ProviderConfig::read(from, &mut prices);
         let run_mode = provider::run_mode(from, &provider.kind, database.engine);
@@ -112,6 +116,7 @@ impl Config {
             http,
             data,
             database,
+            storage,
             run_mode,
             budget: BudgetConfig::read(from),
             prices,

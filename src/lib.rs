@@ -12,6 +12,8 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod durable;
+pub mod failpoint;
+pub mod gcs;
 pub mod http;
 pub mod ledger;
 pub mod lifecycle;

@@ -9,10 +9,8 @@ use crate::domain::ledger::LedgerPrompts;
 use crate::domain::money::MicroUsd;
 
 pub(super) const MIB: u64 = 1 << 20;
-/// Longest life of a signed URL that the contract allows.
+/// Longest life of a signed URL: that of the V4 scheme. A longer one is cut to it.
 const LONGEST_URL_TTL: Duration = Duration::from_hours(7 * 24);
-const BUCKETS_COME_LATER: &str =
-    "this version keeps pictures and ledger in DATA_DIR, buckets come in a later version; leave it unset";
 
 /// A value that no log and no error shows.
 #[derive(Clone, PartialEq, Eq)]
@@ -35,15 +33,6 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(hidden)")
-    }
-}
-
-/// Refuses settings of storage that this version could only ignore.
-pub(super) fn buckets(from: &mut Reader<'_>) {
-    for name in ["GCS_BUCKET", "LEDGER_BUCKET"] {
-        if from.is_set(name) {
-            from.refuse(name, BUCKETS_COME_LATER);
-        }
     }
 }
 
@@ -164,23 +153,23 @@ impl ReferencesConfig {
 /// How long links to pictures live.
 #[derive(Debug, Clone)]
 pub struct UrlsConfig {
-    /// The life of a new link.
+    /// The life of a new link: what was asked for, or the most that there can be.
     pub ttl: Duration,
+    /// What was asked for.
+    pub asked_ttl: Duration,
     /// A link with less than this left is minted again before it is handed out.
     pub min_left: Duration,
 }
 
 impl UrlsConfig {
     pub(super) fn read(from: &mut Reader<'_>) -> Self {
-        let ttl = from.duration("SIGNED_URL_TTL", Duration::from_hours(12), Duration::from_secs(1));
+        let asked_ttl = from.duration("SIGNED_URL_TTL", Duration::from_hours(12), Duration::from_secs(1));
+        let ttl = asked_ttl.min(LONGEST_URL_TTL);
         let min_left = from.duration("SIGNED_URL_MIN_LEFT", Duration::from_mins(5), Duration::ZERO);
-        if ttl > LONGEST_URL_TTL {
-            from.refuse("SIGNED_URL_TTL", "expected at most 7 days (168h)");
-        }
         if min_left >= ttl {
             from.refuse("SIGNED_URL_MIN_LEFT", "expected less than SIGNED_URL_TTL, or no link could be handed out");
         }
-        Self { ttl, min_left }
+        Self { ttl, asked_ttl, min_left }
     }
 }
 

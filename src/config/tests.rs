@@ -50,7 +50,7 @@ fn every_problem_is_reported_at_once() {
         ("MAX_BODY_BYTES", "many"),
         ("API_KEYS", "k1"),
         ("DATABASE_URL", "mysql://root@localhost/x"),
-        ("GCS_BUCKET", "b"),
+        ("GCS_BUCKET", "gs://b"),
         ("IMAGE_MODEL", "dall-e"),
         ("RUN_MODE", "wet_run"),
         ("DAILY_BUDGET_USD", "-1"),
@@ -128,7 +128,7 @@ fn what_this_version_cannot_do_is_refused_rather_than_ignored() {
         ("API_KEYS_FILE", "f"),
         ("AUTH", "keys"),
         ("AUTH", "cloud-run"),
-        ("GCS_BUCKET", "b"),
+        ("GCS_BUCKET", "gs://b"),
         ("LEDGER_BUCKET", "b"),
         ("PROVIDER", "openai"),
         ("PROVIDER", "vertex"),
@@ -186,7 +186,8 @@ fn the_gemini_api_is_at_a_plain_web_address() {
 #[test]
 fn a_link_outlives_what_must_be_left_of_it() {
     assert_eq!(refused(&[("SIGNED_URL_TTL", "5m")]), ["SIGNED_URL_MIN_LEFT"]);
-    assert_eq!(refused(&[("SIGNED_URL_TTL", "169h")]), ["SIGNED_URL_TTL"]);
+    let longest = parse(&[("SIGNED_URL_TTL", "169h")]).unwrap().urls;
+    assert_eq!((longest.ttl, longest.asked_ttl), (Duration::from_hours(168), Duration::from_hours(169)));
     assert!(parse(&[("SIGNED_URL_TTL", "7d")]).is_ok());
 }
 
@@ -229,5 +230,29 @@ fn a_word_that_is_no_level_is_refused_instead_of_silencing_the_log() {
     for filter in ["loud", "info,orchestrator", "orchestrator=loud"] {
         assert_eq!(refused(&[("LOG_LEVEL", filter)]), ["LOG_LEVEL"], "{filter}");
         assert_eq!(refused(&[("RUST_LOG", filter)]), ["RUST_LOG"], "{filter}");
+    }
+}
+
+#[test]
+fn the_ledger_goes_where_the_pictures_go_unless_it_has_a_bucket_of_its_own() {
+    let storage = parse(&[("GCS_BUCKET", "pictures")]).unwrap().storage;
+    assert_eq!((storage.pictures.as_deref(), storage.ledger.as_deref()), (Some("pictures"), Some("pictures")));
+    let storage = parse(&[("GCS_BUCKET", "pictures"), ("LEDGER_BUCKET", "the.ledger_1")]).unwrap().storage;
+    assert_eq!(storage.ledger.as_deref(), Some("the.ledger_1"));
+    let storage = parse(&[("LEDGER_BUCKET", "ledger")]).unwrap().storage;
+    assert_eq!((storage.pictures, storage.ledger.as_deref()), (None, Some("ledger")));
+    for name in ["gs://bucket", "bucket/folder", "Bucket", "b", "-bucket", "bucket."] {
+        assert_eq!(refused(&[("LEDGER_BUCKET", name)]), ["LEDGER_BUCKET"], "{name}");
+    }
+}
+
+#[test]
+fn an_emulator_has_a_plain_address() {
+    for address in ["127.0.0.1:4443", "http://127.0.0.1:4443", "http://127.0.0.1:4443/"] {
+        let emulator = parse(&[("STORAGE_EMULATOR_HOST", address)]).unwrap().storage.emulator.unwrap();
+        assert_eq!(emulator.trim_end_matches('/'), "http://127.0.0.1:4443");
+    }
+    for address in ["https://storage.googleapis.com", "http://", "127.0.0.1:4443/storage", "a b"] {
+        assert_eq!(refused(&[("STORAGE_EMULATOR_HOST", address)]), ["STORAGE_EMULATOR_HOST"], "{address}");
     }
 }

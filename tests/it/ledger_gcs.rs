@@ -223,7 +223,7 @@ async fn a_new_database_knows_from_the_bucket_what_was_spent_today(database: Arc
     let left = chunks(&google);
     assert_eq!(left.len(), 1);
     let chunk = google.objects().get(BUCKET, &left[0]).unwrap().bytes();
-    let in_chunk = chunk.iter().filter(|byte| **byte == b'\n').count();
+    let in_chunk = chunk.split_inclusive(|byte| *byte == b'\n').count();
     let spent = i64::try_from(4 + in_chunk).unwrap() * 50_000;
 
     let folder = tempfile::tempdir().unwrap();

@@ -25,7 +25,6 @@ use crate::domain::spec::RunMode;
 use crate::http::serve::Stop;
 use crate::http::upload::UploadBudget;
 use crate::http::{self, AppState, HttpLimits};
-use crate::ledger::local::LocalLedger;
 use crate::lifecycle::{Lifecycle, stop_signals};
 use crate::net::address::Allowlist;
 use crate::net::lookup::SystemLookup;
@@ -60,6 +59,7 @@ pub struct App {
     lifecycle: Lifecycle,
     store: Arc<Store>,
     exporter: Option<Arc<Exporter>>,
+    flush_time: Duration,
     counters: Arc<Counters>,
     clock: Arc<dyn Clock>,
     /// When it started, by the monotonic clock.
@@ -94,11 +94,13 @@ impl App {
         parts.log_open_work().await;
         let exporter = parts.exporter().await?;
         parts.start_worker()?;
-        parts.start_server(listener);
+        parts.start_server(listener, exporter.clone());
         parts.log_start(address);
+        // Of the three eighths of the grace period that are left once the calls are put down.
+        let flush_time = parts.config.work.shutdown_grace / 4;
         let Parts { lifecycle, store, counters, clock, .. } = parts;
         let since = clock.monotonic();
-        Ok(Self { address, lifecycle, store, exporter, counters, clock, since })
+        Ok(Self { address, lifecycle, store, exporter, flush_time, counters, clock, since })
     }
 
     /// Where the service listens.
@@ -125,8 +127,10 @@ impl App {
     pub async fn run(self) -> anyhow::Result<()> {
         let signals = stop_signals()?;
         let finish = async {
-            if let Some(exporter) = &self.exporter {
-                exporter.export_logged().await;
+            if let Some(exporter) = &self.exporter
+                && tokio::time::timeout(self.flush_time, exporter.export_logged()).await.is_err()
+            {
+                tracing::warn!("the ledger does not answer: charges wait in the database for the next start");
             }
             self.store.close().await;
         };
@@ -242,9 +246,18 @@ impl Parts {
             daily_cap = cap,
             data = %config.data.dir.display(),
             database = format!("{:?}", config.database.engine).to_lowercase(),
-            ledger = config.features.budget_ledger,
+            ledger = self.ledger_place(),
             "listening"
         );
+    }
+
+    /// Where charges are exported to, for the log.
+    fn ledger_place(&self) -> String {
+        match (&self.config.storage.ledger, self.config.features.budget_ledger) {
+            (_, false) => "off".to_owned(),
+            (Some(bucket), true) => format!("gs://{bucket}/ledger"),
+            (None, true) => self.config.data.dir.join("ledger").display().to_string(),
+        }
     }
 
     /// The ledger's export, if it is switched on; a database that lost today's charges takes them in first.
@@ -252,10 +265,17 @@ impl Parts {
         if !self.config.features.budget_ledger {
             return Ok(None);
         }
-        let bucket = LocalLedger::open(self.config.data.dir.clone())
-            .with_context(|| advice::unusable_folder(&self.config.data.dir))?;
-        let exporter = Arc::new(Exporter::new(self.store.clone(), Arc::new(bucket), self.counters.clone()));
-        exporter.import(self.clock.now().day()).await.context("cannot read today's ledger")?;
+        let bucket = books::ledger_bucket(&self.config).await?;
+        let exporter = Exporter::new(self.store.clone(), bucket, self.clock.clone(), self.counters.clone());
+        let exporter = Arc::new(exporter);
+        if let Err(error) = exporter.import(self.clock.now().day()).await {
+            let error = anyhow::Error::new(error).context("cannot read today's ledger");
+            // A database that knows nothing may be one that was lost: it must not spend before it knows what was.
+            if self.store.is_empty().await? {
+                return Err(error.context(advice::UNREADABLE_LEDGER));
+            }
+            tracing::warn!(error = format!("{error:#}"), "the ledger is read when it answers again");
+        }
         let task = exporter.clone();
         let draining = self.lifecycle.draining();
         self.lifecycle.spawn_critical("ledger export", async move { task.run(draining).await });
@@ -328,7 +348,7 @@ impl Parts {
         })
     }
 
-    fn start_server(&self, listener: TcpListener) {
+    fn start_server(&self, listener: TcpListener, exporter: Option<Arc<Exporter>>) {
         let feeds = Feeds::new(
             self.store.clone(),
             self.links.clone(),
@@ -363,6 +383,7 @@ impl Parts {
                 self.store.clone(),
                 self.assets.clone(),
                 self.gate.clone(),
+                exporter,
                 self.clock.clone(),
             )),
             assets: self.assets.clone(),

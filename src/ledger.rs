@@ -3,6 +3,7 @@
 //! The steps A to E of the protocol are in `service::ledger`; an adapter does one step at a time. Who
 //! only reads has a port of its own, behind which nothing is cut, created or removed.
 
+pub mod gcs;
 pub mod local;
 
 use async_trait::async_trait;

@@ -21,6 +21,14 @@ pub(super) fn unusable_folder(folder: &Path) -> String {
     format!("cannot keep data in {}: set DATA_DIR to a folder that this user can write to", folder.display())
 }
 
+pub(super) const UNREADABLE_LEDGER: &str = "the database is empty, so today's charges are read from the ledger before \
+     anything is spent, and the ledger does not answer: see that LEDGER_BUCKET (or GCS_BUCKET, or DATA_DIR) is right \
+     and that this account may read it, or set BUDGET_LEDGER_ENABLED=false to start without a ledger";
+
+pub(super) const UNUSABLE_CREDENTIALS: &str = "cannot reach the buckets: set GOOGLE_APPLICATION_CREDENTIALS to the \
+     key file of a service account, run where a metadata server gives credentials (as Cloud Run does), or set \
+     STORAGE_EMULATOR_HOST for an emulator";
+
 pub(super) fn unusable_database(engine: Engine, error: &StoreError) -> String {
     let advice = match (error, engine) {
         (StoreError::InUse(_), _) => {

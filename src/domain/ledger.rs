@@ -90,3 +90,22 @@ pub struct LedgerLine {
 pub fn chunk_name(day: Day, from: u64, to: u64, lines: &[u8]) -> String {
     format!("ledger/chunks/{day}/{from}-{to}-{}", Sha256Hex::of(lines))
 }
+
+/// The positions that the last part of a chunk's name says its lines have.
+#[must_use]
+pub fn chunk_positions(name: &str) -> Option<(u64, u64)> {
+    let mut parts = name.split('-');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// The lines of a day's object or chunk, of which the first is the day's line `first`.
+///
+/// # Errors
+/// The number of the first line in the day that is not one of ours.
+pub fn parse_lines(bytes: &[u8], first: u64) -> Result<Vec<LedgerLine>, u64> {
+    if bytes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let lines = bytes.strip_suffix(b"\n").unwrap_or(bytes).split(|byte| *byte == b'\n');
+    (first..).zip(lines).map(|(line, text)| serde_json::from_slice(text).map_err(|_| line)).collect()
+}

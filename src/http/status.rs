@@ -42,6 +42,8 @@ pub struct ReadyView {
     reasons: Vec<String>,
     /// Why no call to the provider starts just now; null while calls do. Batches are taken in all the same.
     provider: Option<String>,
+    /// Why charges wait in the database, and since when; null while they are exported, or are not to be.
+    ledger: Option<String>,
 }
 
 /// Says whether store, pictures and provider configuration answer.
@@ -57,7 +59,8 @@ pub async fn readyz(State(health): State<Arc<Health>>) -> Result<Json<ReadyView>
     if !reasons.is_empty() {
         return Err(Problem::unready(reasons));
     }
-    Ok(Json(ReadyView { ready: true, reasons, provider: health.provider_trouble() }))
+    let (provider, ledger) = (health.provider_trouble(), health.ledger_trouble());
+    Ok(Json(ReadyView { ready: true, reasons, provider, ledger }))
 }
 
 /// Says whether the service can work; for platforms that answer paths ending in z themselves.

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 
 pub use self::reading::LocalLedgerReader;
 use super::{Chunk, DayHead, LedgerBucket, LedgerError};
-use crate::domain::ledger::LedgerLine;
+use crate::domain::ledger::{LedgerLine, chunk_positions, parse_lines};
 use crate::domain::time::Day;
 use crate::durable;
 
@@ -149,19 +149,7 @@ fn count_lines(file: &mut File, length: u64) -> io::Result<(u64, u64)> {
 
 /// The positions that a chunk's file name says it has.
 fn positions(path: &Path) -> Option<(u64, u64)> {
-    let mut parts = path.file_name()?.to_str()?.split('-');
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
-}
-
-fn parse_lines(day: Day, bytes: &[u8], first: u64) -> Result<Vec<LedgerLine>, LedgerError> {
-    let lines = bytes.strip_suffix(b"\n").unwrap_or(bytes).split(|byte| *byte == b'\n');
-    if bytes.is_empty() {
-        return Ok(Vec::new());
-    }
-    (first..)
-        .zip(lines)
-        .map(|(line, text)| serde_json::from_slice(text).map_err(|_| LedgerError::Corrupt { day, line }))
-        .collect()
+    chunk_positions(path.file_name()?.to_str()?)
 }
 
 #[async_trait]
@@ -214,14 +202,15 @@ impl LedgerBucket for LocalLedger {
     async fn read_day(&self, day: Day) -> Result<Vec<LedgerLine>, LedgerError> {
         self.blocking(move |ledger| {
             let count = ledger.read_head(day).map_err(LedgerError::unavailable)?.count;
+            let corrupt = |line| LedgerError::Corrupt { day, line };
             let mut lines = match fs::read(ledger.day_file(day)) {
-                Ok(bytes) => parse_lines(day, &bytes, 1)?,
+                Ok(bytes) => parse_lines(&bytes, 1).map_err(corrupt)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
                 Err(error) => return Err(LedgerError::unavailable(error)),
             };
             let chunks = ledger.chunks_behind(day, count).map_err(LedgerError::unavailable)?;
             for (from, _, path) in chunks {
-                let chunk = parse_lines(day, &fs::read(path).map_err(LedgerError::unavailable)?, from)?;
+                let chunk = parse_lines(&fs::read(path).map_err(LedgerError::unavailable)?, from).map_err(corrupt)?;
                 let known = usize::try_from((lines.len() as u64 + 1).saturating_sub(from)).unwrap_or(usize::MAX);
                 lines.extend(chunk.into_iter().skip(known));
             }

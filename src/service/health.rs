@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::gate::Gate;
+use super::ledger::Exporter;
 use super::notices::sentence;
 use crate::assets::AssetStore;
 use crate::clock::Clock;
@@ -17,14 +18,28 @@ pub struct Health {
     store: Arc<Store>,
     assets: Arc<dyn AssetStore>,
     gate: Arc<Gate>,
+    exporter: Option<Arc<Exporter>>,
     clock: Arc<dyn Clock>,
 }
 
 impl Health {
     /// Watches these parts.
     #[must_use]
-    pub fn new(store: Arc<Store>, assets: Arc<dyn AssetStore>, gate: Arc<Gate>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, assets, gate, clock }
+    pub fn new(
+        store: Arc<Store>,
+        assets: Arc<dyn AssetStore>,
+        gate: Arc<Gate>,
+        exporter: Option<Arc<Exporter>>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { store, assets, gate, exporter, clock }
+    }
+
+    /// Why charges are not in the ledger yet; `None` while they are exported, or are not to be. No reason to send
+    /// clients elsewhere: the database keeps them.
+    #[must_use]
+    pub fn ledger_trouble(&self) -> Option<String> {
+        self.exporter.as_ref()?.trouble()
     }
 
     /// Why no call to the provider starts now; `None` while they do. No reason to send clients elsewhere:

@@ -3,15 +3,18 @@
 //! A. position the next lines and name their chunk, in one transaction. B. read the day's head.
 //! C. write the chunk and append it, on the condition that the head has not moved. D. record it.
 //! E. sweep the chunks. Every error and every lost answer goes back to B; the generation is the fence.
+//! While the ledger is away, charges wait in the database, and what keeps them is said to whoever asks.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::execute::describe;
-use crate::domain::time::Day;
+use crate::clock::Clock;
+use crate::domain::time::{Day, Timestamp};
+use crate::failpoint;
 use crate::ledger::{Chunk, DayHead, LedgerBucket, LedgerError};
 use crate::store::{PendingChunk, Store, StoreError};
 use crate::telemetry::Counters;
@@ -53,20 +56,40 @@ pub enum ExportError {
 pub struct Exporter {
     store: Arc<Store>,
     bucket: Arc<dyn LedgerBucket>,
+    clock: Arc<dyn Clock>,
     counters: Arc<Counters>,
+    /// Since when charges wait because of what, if they do.
+    trouble: Mutex<Option<(Timestamp, String)>>,
 }
 
 impl Exporter {
     /// Exports from `store` to `bucket`.
     #[must_use]
-    pub fn new(store: Arc<Store>, bucket: Arc<dyn LedgerBucket>, counters: Arc<Counters>) -> Self {
-        Self { store, bucket, counters }
+    pub fn new(
+        store: Arc<Store>,
+        bucket: Arc<dyn LedgerBucket>,
+        clock: Arc<dyn Clock>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self { store, bucket, clock, counters, trouble: Mutex::default() }
     }
 
-    /// Exports until the service stops: at most every [`EXPORT_PACE`], at once when a batch ends.
+    /// Why charges wait in the database, and since when; `None` while they are exported. Nothing is lost by it.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        let trouble = self.lock();
+        let (since, reason) = trouble.as_ref()?;
+        Some(format!("charges wait in the database since {since}: {reason}"))
+    }
+
+    /// Exports until the service stops: at most every [`EXPORT_PACE`], at once when a batch ends. An export that
+    /// is under way then is left where it is: every step can be taken up again.
     pub async fn run(&self, draining: CancellationToken) {
         loop {
-            self.export_logged().await;
+            tokio::select! {
+                () = draining.cancelled() => return,
+                () = self.export_logged() => {}
+            }
             tokio::select! {
                 () = draining.cancelled() => return,
                 () = self.store.hints().batch_ended.notified() => continue,
@@ -83,9 +106,20 @@ impl Exporter {
 
     /// Exports what there is; an error is logged, and the charges stay in the database.
     pub async fn export_logged(&self) {
-        if let Err(error) = self.export_all().await {
-            tracing::error!(error = %describe(&error), "charges wait in the database: the ledger cannot be written");
+        let reason = self.export_all().await.err().map(|error| describe(&error));
+        if let Some(error) = &reason {
+            tracing::error!(%error, "charges wait in the database: the ledger cannot be written");
         }
+        let mut trouble = self.lock();
+        if trouble.is_some() && reason.is_none() {
+            tracing::info!("the ledger is written again, with every charge that waited");
+        }
+        let since = trouble.as_ref().map_or_else(|| self.clock.now(), |(since, _)| *since);
+        *trouble = reason.map(|reason| (since, reason));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(Timestamp, String)>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Exports every charge that is not in the ledger yet.
@@ -105,6 +139,7 @@ impl Exporter {
 
     async fn export_day(&self, day: Day) -> Result<(), ExportError> {
         while let Some(pending) = self.store.pending_chunk(day).await? {
+            failpoint::hit("ledger.positioned");
             self.export_chunk(day, pending).await?;
         }
         Ok(())
@@ -162,12 +197,16 @@ impl Exporter {
         let mut last_error = None;
         for _ in 0..MAX_ROUNDS {
             let head = self.bucket.head(day).await?;
+            failpoint::hit("ledger.head_read");
             match self.place(&head, &chunk, &pending).await? {
                 Place::Done => {
                     if self.store.confirm_chunk(day, &pending).await? {
                         self.counters.ledger_lines.add(pending.to + 1 - pending.from);
                     }
-                    return Ok(self.bucket.sweep(day, pending.to).await?);
+                    failpoint::hit("ledger.confirmed");
+                    self.bucket.sweep(day, pending.to).await?;
+                    failpoint::hit("ledger.swept");
+                    return Ok(());
                 }
                 Place::Dropped => return Ok(()),
                 Place::Append => {
@@ -182,7 +221,10 @@ impl Exporter {
 
     async fn append(&self, chunk: &Chunk, head: &DayHead) -> Result<(), LedgerError> {
         self.bucket.write_chunk(chunk).await?;
-        self.bucket.append(chunk, head).await
+        failpoint::hit("ledger.chunk_written");
+        self.bucket.append(chunk, head).await?;
+        failpoint::hit("ledger.appended");
+        Ok(())
     }
 
     /// Step B: what the day's head says about the chunk.

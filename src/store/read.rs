@@ -289,6 +289,16 @@ impl Store {
         Ok((batches, pictures))
     }
 
+    /// Whether nothing was ever accepted or charged here: the database is new, or what was in it is lost.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn is_empty(&self) -> Result<bool, StoreError> {
+        let sql = "SELECT CASE WHEN EXISTS (SELECT 1 FROM batches) OR EXISTS (SELECT 1 FROM ledger) THEN 0 ELSE 1 END";
+        let empty: i64 = sqlx::query_scalar(sql).fetch_one(&self.readers).await.map_err(|error| self.error(error))?;
+        Ok(empty == 1)
+    }
+
     /// The number of the batch's last event, and whether no picture of it is open.
     ///
     /// # Errors

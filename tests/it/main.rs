@@ -22,6 +22,7 @@ mod engines;
 mod fake_gemini;
 mod feeds;
 mod gemini;
+mod google;
 mod hostile;
 mod links;
 mod log;

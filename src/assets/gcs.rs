@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use google_cloud_gax::paginator::ItemPaginator as _;
+use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::builder::storage::SignedUrlBuilder;
 use google_cloud_storage::read_object::ReadObjectResponse;
 
@@ -33,6 +34,8 @@ const RECEIPT: &str = "receipt";
 const CACHE_CONTROL: &str = "private, max-age=31536000, immutable";
 /// A name that is never given to an object: asking for it shows whether the bucket answers.
 const PROBE: &str = "images/probe/absent";
+/// Longest time for that, without a second try: who asks will ask again.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pictures in a bucket.
 #[derive(Clone)]
@@ -178,7 +181,9 @@ impl AssetStore for GcsAssets {
     }
 
     async fn check(&self) -> Result<(), AssetError> {
-        self.read(PROBE).await.map(drop)
+        let probe = self.gcs.data.read_object(&self.path, PROBE).with_retry_policy(NeverRetry);
+        let answer = tokio::time::timeout(CHECK_TIMEOUT, probe.send()).await.map_err(AssetError::unavailable)?;
+        if_there(answer).map(drop).map_err(AssetError::unavailable)
     }
 }
 

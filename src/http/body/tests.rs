@@ -96,7 +96,7 @@ fn every_fault_of_a_body_is_told_at_once_where_it_is() {
       "/run_mode: the same as runMode; give one of them",
       "/runMode: must be dry_run or live",
       "/model: must be the name of a model, at most 100 characters",
-      "/referencePack/0: only https:// and http:// references are taken",
+      "/referencePack/0: only https:// and http:// references are taken, and the url or uri of a picture of this service",
       "/referencePack/1: must be a URL or an object with one, not a number",
       "/items/0/colour: unknown field; known here: sceneId, prompt, variants, references, referenceMode, aspectRatio, imageSize",
       "/items/0/prompt: must not be empty",

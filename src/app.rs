@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use tokio::net::TcpListener;
 
 use crate::assets::AssetStore;
+use crate::assets::gcs::GcsAssets;
 use crate::assets::local::LocalAssets;
 use crate::assets::picture::Thumbnailer;
 use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
@@ -22,6 +23,7 @@ use crate::domain::ids::WorkerId;
 use crate::domain::outcome::BACKOFF_BASE;
 use crate::domain::prices::PriceTable;
 use crate::domain::spec::RunMode;
+use crate::gcs::{Gcs, Signing};
 use crate::http::serve::Stop;
 use crate::http::upload::UploadBudget;
 use crate::http::{self, AppState, HttpLimits};
@@ -52,6 +54,9 @@ use crate::service::uploads::Uploads;
 use crate::store::{Limits, Store};
 use crate::telemetry::Counters;
 use crate::worker::Worker;
+
+/// How long what Google signs without a key of ours is good for certain: its keys rotate.
+const KEYLESS_TTL: Duration = Duration::from_hours(12);
 
 /// The running service.
 pub struct App {
@@ -186,9 +191,7 @@ impl Parts {
         let folder = &config.data.dir;
         std::fs::create_dir_all(folder).with_context(|| advice::unusable_folder(folder))?;
         let store = open_store(&config, clock.clone()).await?;
-        let assets =
-            LocalAssets::open(folder.clone(), clock.clone()).with_context(|| advice::unusable_folder(folder))?;
-        let assets: Arc<dyn AssetStore> = Arc::new(assets);
+        let assets = open_assets(&config, clock.clone()).await?;
         let (ttl, min_left, refresh) = (config.urls.ttl, config.urls.min_left, config.features.url_refresh);
         let link_rules = LinkRules { ttl, min_left, refresh };
         let links = Arc::new(Links::new(assets.clone(), clock.clone(), counters.clone(), link_rules));
@@ -245,6 +248,7 @@ impl Parts {
             run_mode = config.run_mode.as_str(),
             daily_cap = cap,
             data = %config.data.dir.display(),
+            pictures = self.assets.uri(""),
             database = format!("{:?}", config.database.engine).to_lowercase(),
             ledger = self.ledger_place(),
             "listening"
@@ -413,6 +417,34 @@ async fn open_store(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<St
         let advice = advice::unusable_database(config.database.engine, &error);
         anyhow::Error::new(error).context(advice)
     })
+}
+
+/// Where pictures are kept: in a bucket if one is named, else in the folder.
+async fn open_assets(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn AssetStore>> {
+    let (storage, folder) = (&config.storage, &config.data.dir);
+    let Some(bucket) = &storage.pictures else {
+        let assets = LocalAssets::open(folder.clone(), clock);
+        return Ok(Arc::new(assets.with_context(|| advice::unusable_folder(folder))?));
+    };
+    let gcs = Gcs::connect(storage.emulator.as_deref(), storage.key_file.as_deref()).await.map_err(|error| {
+        let advice = advice::unusable_bucket(&error);
+        anyhow::Error::new(error).context(advice)
+    })?;
+    if config.urls.asked_ttl > config.urls.ttl {
+        tracing::warn!(ttl = ?config.urls.ttl, "SIGNED_URL_TTL is more than a signature can last: links live for less");
+    }
+    if matches!(gcs.signing, Signing::Keyless(_)) && config.urls.ttl > KEYLESS_TTL {
+        tracing::warn!(
+            "Google's own keys sign links, and are only good for 12 hours for certain: set SIGNED_URL_TTL to 12h, or \
+             GOOGLE_APPLICATION_CREDENTIALS to the key file of a service account"
+        );
+    }
+    let assets = Arc::new(GcsAssets::new(gcs, bucket.clone(), clock));
+    if let Err(error) = assets.check().await {
+        let error: &(dyn std::error::Error + 'static) = &error;
+        tracing::warn!(bucket, error, "{}", advice::SILENT_BUCKET);
+    }
+    Ok(assets)
 }
 
 fn money_rules(config: &Config) -> MoneyRules {

@@ -3,9 +3,12 @@
 //!
 //! Object names are deterministic and never reused, so an object that exists is never written again.
 
+pub mod gcs;
 pub mod local;
+pub mod object;
 pub mod picture;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,7 +19,7 @@ use crate::domain::picture::Receipt;
 use crate::domain::time::Timestamp;
 
 /// Why an object could not be stored, found or linked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum AssetError {
     /// The name holds other bytes already. Names are never reused, so this is a fault of ours.
     #[error("object {0} exists with other content")]
@@ -26,13 +29,13 @@ pub enum AssetError {
     Damaged(String),
     /// The store is away, full or read-only. Trying again may help.
     #[error("asset store unavailable")]
-    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Unavailable(#[source] Arc<dyn std::error::Error + Send + Sync>),
 }
 
 impl AssetError {
     /// Wraps what the store said.
     pub fn unavailable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Unavailable(cause.into())
+        Self::Unavailable(cause.into().into())
     }
 }
 
@@ -106,7 +109,7 @@ pub trait AssetStore: Send + Sync + 'static {
     /// [`AssetError::Unavailable`] where signing needs the network.
     async fn link(&self, object: &str, file_name: &str, ttl: Duration) -> Result<SignedLink, AssetError>;
 
-    /// The object that `url` leads to, if it is a link of the kind that this store hands out.
+    /// The object that `url` leads to, if it is a link or a [`uri`](Self::uri) of the kind that this store hands out.
     fn locate(&self, url: &str) -> Option<LinkedObject>;
 
     /// Opens a picture for this service's own use, whoever may see it. An absent one is `Ok(None)`.

@@ -146,7 +146,7 @@ pub fn bucket_path(bucket: &str) -> String {
 /// What an error says about what was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {
-    /// There is no such object, or no such bucket.
+    /// There is no such object.
     Absent,
     /// A condition of the request did not hold: for a create-only write, the object is there.
     Refused,
@@ -159,6 +159,9 @@ pub enum Meaning {
 /// What `error` says.
 #[must_use]
 pub fn meaning(error: &Error) -> Meaning {
+    if is_of_bucket(error) {
+        return Meaning::Other;
+    }
     let by_code = error.status().map(|status| match status.code {
         Code::NotFound => Meaning::Absent,
         Code::FailedPrecondition | Code::AlreadyExists => Meaning::Refused,
@@ -171,6 +174,15 @@ pub fn meaning(error: &Error) -> Meaning {
         (Some(429), _) => Meaning::TooFast,
         (_, by_code) => by_code.unwrap_or(Meaning::Other),
     }
+}
+
+/// Whether `error` says that there is no such bucket. Its code is that of an absent object, but it says nothing of any
+/// object; Google tells the two apart in words, as plain text where bytes were asked for: `No such object: …` and
+/// `The specified bucket does not exist.`
+fn is_of_bucket(error: &Error) -> bool {
+    let said = error.status().map(|status| status.message.as_bytes()).or(error.http_payload().map(AsRef::as_ref));
+    let said = String::from_utf8_lossy(said.unwrap_or_default());
+    said.contains("bucket does not exist")
 }
 
 /// `None` if what was asked for is absent.

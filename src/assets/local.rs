@@ -19,6 +19,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use tokio::io::AsyncReadExt as _;
 
+use super::object::{FOLDERS, content_type, is_object_name};
 use super::{AssetError, AssetStore, LinkedObject, OpenObject, SignedLink, SignedQuery};
 use crate::clock::Clock;
 use crate::domain::picture::{PictureFormat, Receipt};
@@ -29,10 +30,10 @@ use crate::durable::{self, Created};
 const KEY_BYTES: usize = 64;
 /// Bytes of a picture that are read at once while it is served.
 const PIECE: usize = 64 << 10;
-/// The folders whose objects are served.
-const SERVED: [&str; 3] = ["images", "thumbnails", "references"];
 /// The path of this service below which objects are served.
 const LINKS: &str = "/assets/";
+/// The start of an address for a person or another program.
+const URI: &str = "local:";
 
 /// Pictures in a folder.
 #[derive(Clone)]
@@ -51,7 +52,7 @@ impl LocalAssets {
     pub fn open(root: PathBuf, clock: Arc<dyn Clock>) -> io::Result<Self> {
         durable::create_folder(&root)?;
         durable::remove_leftovers(&root)?;
-        for folder in SERVED {
+        for folder in FOLDERS {
             durable::remove_leftovers(&root.join(folder))?;
         }
         let key = Arc::new(signing_key(&root.join("signing.key"))?);
@@ -151,6 +152,9 @@ impl AssetStore for LocalAssets {
     }
 
     fn locate(&self, url: &str) -> Option<LinkedObject> {
+        if let Some(object) = url.strip_prefix(URI) {
+            return Some(LinkedObject { object: object.to_owned(), expires_at: None });
+        }
         let link = url.strip_prefix(LINKS)?.split('#').next()?;
         let (object, query) = link.split_once('?').unwrap_or((link, ""));
         let mut pairs = url::form_urlencoded::parse(query.as_bytes());
@@ -186,7 +190,7 @@ impl AssetStore for LocalAssets {
     }
 
     fn uri(&self, object: &str) -> String {
-        format!("local:{object}")
+        format!("{URI}{object}")
     }
 
     async fn check(&self) -> Result<(), AssetError> {
@@ -203,22 +207,6 @@ impl AssetStore for LocalAssets {
 fn receipt_name(object: &str) -> String {
     let stem = object.rsplit_once('.').map_or(object, |(stem, _)| stem);
     format!("{stem}.json")
-}
-
-/// Whether `name` is of the form of our object names: two segments below a served folder.
-fn is_object_name(name: &str) -> bool {
-    let segments: Vec<&str> = name.split('/').collect();
-    let is_plain = |segment: &&str| {
-        segment.starts_with(|first: char| first.is_ascii_alphanumeric())
-            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-    };
-    segments.len() == 3 && SERVED.contains(&segments[0]) && segments.iter().all(is_plain)
-}
-
-/// The fixed media type of an object; receipts have none, and are not served.
-fn content_type(object: &str) -> Option<&'static str> {
-    let (_, ending) = object.rsplit_once('.')?;
-    PictureFormat::ALL.into_iter().find(|format| format.ending() == ending).map(PictureFormat::mime_type)
 }
 
 /// Opens a plain file; a link is not followed, as none of ours is one.
@@ -410,7 +398,17 @@ mod tests {
         for url in ["/assets/a//../b%2f", "/assets/a//../b%2f?expires=x#y", "/assets/a//../b%2f#?expires=1"] {
             assert_eq!(bench.assets.locate(url), bare, "{url}");
         }
-        for url in ["https://a.test/assets/x", "/assets", "//assets/x", "assets/x", ""] {
+        let uri = LinkedObject { object: object.to_owned(), expires_at: None };
+        assert_eq!(bench.assets.locate(&bench.assets.uri(object)), Some(uri));
+        for url in [
+            "https://a.test/assets/x",
+            "gs://bucket/references/0a/1b.png",
+            "Local:x",
+            "/assets",
+            "//assets/x",
+            "assets/x",
+            "",
+        ] {
             assert_eq!(bench.assets.locate(url), None, "{url}");
         }
     }

@@ -19,6 +19,7 @@ mod retry;
 
 use serde_json::Value;
 
+pub use self::address::Here;
 use self::at::{At, Faults, Noted};
 use self::fields::{Fields, Known};
 pub use self::retry::check_retry;
@@ -31,7 +32,7 @@ use crate::domain::spec::{BatchSpec, RunMode};
 const MAX_MODEL_CHARS: usize = 100;
 
 /// The bounds that a body is checked against.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Rules<'a> {
     /// Most rows.
     pub max_rows: u32,
@@ -39,8 +40,8 @@ pub struct Rules<'a> {
     pub max_variants: u32,
     /// The model of a batch that names none.
     pub default_model: &'a str,
-    /// The name and port by which the client reached this service, if it said so.
-    pub host: Option<&'a str>,
+    /// By which addresses the pictures of this service are known.
+    pub here: Here<'a>,
 }
 
 /// A body without faults.
@@ -78,7 +79,7 @@ fn read_batch(value: &Value, rules: Rules<'_>, faults: &mut Faults) -> Result<Ac
     let run_mode = fields.choice("runMode", "dry_run or live", faults);
     let model = read_model(&fields, faults);
     let pack = fields.get("referencePack");
-    let pack = pack.map(|(value, at)| references::read_pack(value, &at, rules.host, faults)).unwrap_or_default();
+    let pack = pack.map(|(value, at)| references::read_pack(value, &at, rules.here, faults)).unwrap_or_default();
     let items = items::read(&fields, &pack, rules, faults);
 
     let requested = model?;

@@ -9,7 +9,7 @@ use axum::http::header::{ETAG, HOST, LOCATION};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-use super::body::{self, Accepted, Rules};
+use super::body::{self, Accepted, Here, Rules};
 use super::etag::Tag;
 use super::extract::{Caller, Parameters, batch_id, idempotency_key};
 use super::problem::Problem;
@@ -87,12 +87,14 @@ async fn check(state: &AppState, headers: &HeaderMap, upload: Upload) -> Result<
     let (limits, default_model) = (state.limits, Arc::clone(&state.default_model));
     let large = upload.bytes.len() > CHECKED_IN_PLACE;
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
+    let assets = Arc::clone(&state.assets);
     let check = move || {
+        let locate = |address: &str| assets.locate(address).map(|link| link.object);
         let rules = Rules {
             max_rows: limits.max_rows,
             max_variants: limits.max_variants,
             default_model: &default_model,
-            host: host.as_deref(),
+            here: Here { host: host.as_deref(), locate: &locate },
         };
         body::check(&upload.bytes, rules)
     };

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::batches::ServiceError;
-use super::links::Links;
+use super::links::{Links, MINTED_AT_ONCE};
 use super::read::permalink;
 use crate::clock::Clock;
 use crate::domain::event::Event;
@@ -208,8 +208,9 @@ impl Feeds {
             let rest = u32::try_from((index + 1) * PAGE - known).unwrap_or(u32::MAX);
             let rows = self.store.load_events(feed.batch, known, rest).await?;
             self.counters.events_read.add(rows.len() as u64);
-            for row in rows {
-                page.push(self.render(feed.batch, row).await?);
+            let mut frames = stream::iter(rows).map(|row| self.render(feed.batch, row)).buffered(MINTED_AT_ONCE);
+            while let Some(frame) = frames.next().await {
+                page.push(frame?);
             }
         }
         let frames = page.iter().filter(|frame| frame.number > sent).cloned().collect();

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+
 use super::batches::{Batches, Page, PictureLink, ServiceError};
+use super::links::MINTED_AT_ONCE;
 use super::view::{BatchListView, BatchView, BudgetView, ImageView, ItemView, ScopeView};
 use crate::domain::ids::{BatchId, UserId};
 use crate::domain::money::{MicroUsd, MoneyError};
@@ -30,10 +34,8 @@ impl Batches {
         let more = rows.len() > page.limit as usize;
         rows.truncate(page.limit as usize);
         let next_cursor = rows.last().filter(|_| more).map(|item| item.ordinal.to_string());
-        let mut items = Vec::with_capacity(rows.len());
-        for row in rows {
-            items.push(self.item_view(batch, row).await?);
-        }
+        let items = stream::iter(rows).map(|row| self.item_view(batch, row)).buffered(MINTED_AT_ONCE);
+        let items = items.try_collect().await?;
         Ok(BatchView { items: Some(items), next_cursor: Some(next_cursor), ..batch_view(row) })
     }
 
@@ -135,11 +137,9 @@ impl Batches {
 
     async fn item_view(&self, batch: BatchId, row: ItemRow) -> Result<ItemView, ServiceError> {
         let mut counts = Counts::default();
-        let mut images = Vec::with_capacity(row.images.len());
-        for image in row.images {
-            counts.add(image.state, 1);
-            images.push(self.image_view(batch, &row.scene_id, image).await?);
-        }
+        row.images.iter().for_each(|image| counts.add(image.state, 1));
+        let images = row.images.into_iter().map(|image| self.image_view(batch, &row.scene_id, image));
+        let images = try_join_all(images).await?;
         let error = images.iter().find_map(|image| image.error.clone());
         Ok(ItemView { scene_id: row.scene_id, prompt: row.prompt, state: counts.state(), error, images })
     }

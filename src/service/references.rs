@@ -11,6 +11,7 @@ use futures_util::stream::FuturesOrdered;
 use tokio_util::sync::CancellationToken;
 
 use super::own_references::OwnReferences;
+use crate::assets::LinkedObject;
 use crate::clock::Clock;
 use crate::domain::ids::BatchId;
 use crate::domain::picture::{PictureFormat, ReferenceImage, Sha256Hex};
@@ -103,7 +104,8 @@ impl References {
     }
 
     async fn get(&self, job: &Job, reference: &Reference) -> Result<Arc<Picture>, ReferenceError> {
-        let name = name(job.claim.image.batch, reference);
+        let link = self.own.locate(reference);
+        let name = name(job.claim.image.batch, reference, link.as_ref());
         let flight = self.flight(&name);
         let mut slot = flight.picture.lock().await;
         if let Some(picture) = slot.upgrade() {
@@ -114,7 +116,7 @@ impl References {
         }
         let kept = match self.shelf.take(&name).await {
             Some(kept) => kept,
-            None => self.fetch(&name, job, reference).await?,
+            None => self.fetch(&name, job, reference, link.as_ref()).await?,
         };
         let sha256 = Sha256Hex::of(&kept.bytes);
         let picture = Arc::new(Picture { bytes: kept.bytes, format: kept.format, sha256, _flight: flight.clone() });
@@ -122,9 +124,15 @@ impl References {
         Ok(picture)
     }
 
-    async fn fetch(&self, name: &str, job: &Job, reference: &Reference) -> Result<Kept, ReferenceError> {
-        let fetched = match self.own.locate(reference) {
-            Some(link) => self.own.get(&job.owner, &link, reference).await,
+    async fn fetch(
+        &self,
+        name: &str,
+        job: &Job,
+        reference: &Reference,
+        link: Option<&LinkedObject>,
+    ) -> Result<Kept, ReferenceError> {
+        let fetched = match link {
+            Some(link) => self.own.get(&job.owner, link, reference).await,
             None => self.web.fetch(reference).await,
         };
         match fetched {
@@ -163,8 +171,10 @@ impl References {
     }
 }
 
-/// What a reference is kept under: the same for the same address and promise in the same batch.
-fn name(batch: BatchId, reference: &Reference) -> String {
+/// What a reference is kept under: the same for the same promise in the same batch, and the same address or, for a
+/// picture of our own, the same object.
+fn name(batch: BatchId, reference: &Reference, link: Option<&LinkedObject>) -> String {
     let promise = reference.sha256.as_deref().unwrap_or_default();
-    Sha256Hex::of(format!("{batch}\n{promise}\n{}", reference.url).as_bytes()).to_string()
+    let (kind, place) = link.map_or(("web", &reference.url), |link| ("own", &link.object));
+    Sha256Hex::of(format!("{batch}\n{promise}\n{kind}\n{place}").as_bytes()).to_string()
 }

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use sha2::{Digest as _, Sha256};
 
 use super::batches::ServiceError;
@@ -142,21 +143,20 @@ impl Uploads {
             UploadOutcome::Replayed(earlier) => (earlier, true),
             UploadOutcome::KeyReused => return Err(ServiceError::KeyReused),
         };
-        let mut references = Vec::with_capacity(pictures.len());
-        for picture in pictures {
+        let references = pictures.into_iter().map(async |picture| {
             let digits: String = picture.sha256.chars().take(NAME_DIGITS).collect();
             let name = format!("reference-{digits}.{}", picture.format.ending());
             let link = self.links.fresh(&picture.object, &name).await?;
-            references.push(UploadedView {
+            Ok::<_, ServiceError>(UploadedView {
                 url: link.url,
                 sha256: picture.sha256,
                 width: picture.width,
                 height: picture.height,
                 bytes: picture.bytes,
                 mime_type: picture.format.mime_type().to_owned(),
-            });
-        }
-        Ok(Uploaded { references, replayed })
+            })
+        });
+        Ok(Uploaded { references: try_join_all(references).await?, replayed })
     }
 }
 

@@ -17,7 +17,7 @@ struct Layer {
 const PORTS: [&str; 4] = ["provider", "assets", "references", "ledger"];
 
 /// Code below a port that belongs to the port, not to an adapter: what a picture is, whoever keeps or sends it.
-const PARTS_OF_PORTS: [&str; 2] = ["assets::picture", "references::content"];
+const PARTS_OF_PORTS: [&str; 3] = ["assets::object", "assets::picture", "references::content"];
 
 /// Wiring: may use anything.
 const WIRING: [&str; 4] = ["app", "cli", "main", "lib"];

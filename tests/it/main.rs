@@ -10,6 +10,7 @@
 )]
 
 mod architecture;
+mod assets_gcs;
 mod bench;
 mod books;
 mod chaos;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use image::ImageFormat;
+use orchestrator::assets::gcs::GcsAssets;
 use orchestrator::assets::local::LocalAssets;
 use orchestrator::assets::{AssetStore, LinkedObject};
 use orchestrator::clock::FixedClock;
@@ -13,6 +14,7 @@ use orchestrator::domain::outcome::Outcome;
 use orchestrator::domain::picture::{Picture, PictureFormat, Receipt};
 use orchestrator::domain::spec::{Reference, ReferenceMode};
 use orchestrator::domain::time::Timestamp;
+use orchestrator::gcs::Gcs;
 use orchestrator::references::ReferenceError;
 use orchestrator::references::content::Preparer;
 use orchestrator::service::links::{LinkRules, Links};
@@ -22,6 +24,7 @@ use orchestrator::telemetry::Counters;
 
 use crate::bench::Bench;
 use crate::engines::{Database, on_both_engines};
+use crate::google::{Call, Google, ServiceAccount};
 use crate::uploads::{encoded, plain};
 
 on_both_engines!(
@@ -29,6 +32,7 @@ on_both_engines!(
     no_way_of_writing_an_address_leads_to_anything_else,
     an_expired_or_missing_signature_does_not_matter_and_the_first_is_counted,
     the_same_content_of_two_owners_is_two_objects,
+    a_picture_in_a_bucket_is_a_reference_for_its_owner_alone_by_each_of_its_addresses,
 );
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -43,9 +47,14 @@ struct Own {
 }
 
 async fn own(database: &Database) -> Own {
+    let folder = database.folder().to_owned();
+    own_in(database, |clock| Arc::new(LocalAssets::open(folder, clock).unwrap())).await
+}
+
+async fn own_in(database: &Database, assets: impl FnOnce(Arc<FixedClock>) -> Arc<dyn AssetStore>) -> Own {
     let bench = Bench::new(database).await;
     let clock = Arc::new(FixedClock::at(Timestamp::from_millis(1_795_512_370_739)));
-    let assets: Arc<dyn AssetStore> = Arc::new(LocalAssets::open(database.folder().to_owned(), clock.clone()).unwrap());
+    let assets = assets(clock.clone());
     let (counters, preparer) = (Arc::new(Counters::default()), Preparer::new(1 << 20, 1_000_000));
     let rules = LinkRules { ttl: HOUR, min_left: Duration::from_mins(5), refresh: true };
     let links = Arc::new(Links::new(assets.clone(), clock.clone(), counters.clone(), rules));
@@ -103,7 +112,8 @@ fn missing() -> ReferenceError {
 async fn a_picture_is_a_reference_for_its_owner_alone(database: Arc<Database>) {
     let own = own(&database).await;
     let (uploaded, made) = (own.upload(&UserId::local(), 1).await, own.make().await);
-    for link in [&uploaded, &made] {
+    let uri = |link: &str| own.assets.uri(&own.assets.locate(link).unwrap().object);
+    for link in [&uploaded, &made, &uri(&uploaded), &uri(&made)] {
         let bytes = own.get(&UserId::local(), link).await.unwrap();
         assert!(image::load_from_memory(&bytes).is_ok());
         // A working signature is no right to spend money on somebody else's picture.
@@ -112,6 +122,49 @@ async fn a_picture_is_a_reference_for_its_owner_alone(database: Arc<Database>) {
     let theirs = own.upload(&mallory(), 2).await;
     assert!(own.get(&mallory(), &theirs).await.is_ok());
     assert_eq!(own.get(&UserId::local(), &theirs).await.unwrap_err(), missing());
+}
+
+async fn a_picture_in_a_bucket_is_a_reference_for_its_owner_alone_by_each_of_its_addresses(database: Arc<Database>) {
+    let account = ServiceAccount::generate();
+    let google = Google::start_for(Some(account.clone())).await;
+    let gcs = Gcs::connect(Some(google.address()), Some(&account.key_file)).await.unwrap();
+    let own = own_in(&database, |clock| Arc::new(GcsAssets::new(gcs, "pictures".to_owned(), clock))).await;
+    let user = UserId::local();
+    let links = [own.upload(&user, 1).await, own.make().await];
+    for link in &links {
+        let object = own.assets.locate(link).unwrap().object;
+        for address in [
+            link.clone(),
+            link.replace("X-Goog-Signature=", "X-Goog-Signature=0"),
+            link.split('?').next().unwrap().to_owned(),
+            own.assets.uri(&object),
+            format!("https://storage.googleapis.com/pictures/{object}"),
+            format!("https://pictures.storage.googleapis.com/{object}"),
+        ] {
+            let bytes = own.get(&user, &address).await.unwrap();
+            assert!(image::load_from_memory(&bytes).is_ok());
+            assert_eq!(own.get(&mallory(), &address).await.unwrap_err(), missing(), "{address}");
+        }
+        // Pictures that are there, and of which the database does not say whose they are.
+        let stray = object.replace("1-1-1", "1-1-2").replace("references/", "references/x");
+        google.objects().put("pictures", &stray, encoded(&plain(3), ImageFormat::Png));
+        for address in [format!("{stray}?a"), object.replace('/', "//"), object.replace('/', "%2F"), stray] {
+            assert_eq!(own.get(&user, &own.assets.uri(&address)).await.unwrap_err(), missing(), "{address}");
+        }
+        for blocked in ["", "ledger/2026-11-24.jsonl", "thumbnails/a/b.png"] {
+            let refused = own.get(&user, &own.assets.uri(blocked)).await.unwrap_err();
+            assert_eq!(refused, ReferenceError::Blocked, "{blocked}");
+        }
+    }
+    assert_eq!(google.faults().calls(Call::Link), 0, "no link was followed");
+    // By then every link is over.
+    own.clock.advance(HOUR * 24 * 365 * 100);
+    let before = own.counters.url_refreshes.get();
+    for link in &links {
+        own.get(&user, link).await.unwrap();
+        assert!(own.get(&mallory(), link).await.is_err());
+    }
+    assert_eq!(own.counters.url_refreshes.get(), before + 2);
 }
 
 async fn no_way_of_writing_an_address_leads_to_anything_else(database: Arc<Database>) {

@@ -1,7 +1,8 @@
 //! Where a reference is: somewhere in the web, or among the pictures of this service.
 //!
 //! A picture of this service has an address that lasts longer than the name by which the service was reached, so an
-//! absolute one is kept as the path alone. Whose it is, and whether it is there, is for the service to say.
+//! absolute one is kept as the path alone. Whose it is, and whether it is there, is for the service to say; what leads
+//! to a storage that is not ours is refused here, as nobody could ever get it.
 
 use std::borrow::Cow;
 
@@ -11,6 +12,8 @@ use url::{Host, Url};
 const MAX_CHARS: usize = 2_048;
 /// The path below which this service serves pictures.
 const OWN: &str = "/assets/";
+/// How addresses start that lead to a service's storage and nowhere else.
+const STORED: [&str; 3] = [OWN, "gs://", "local:"];
 
 /// The address of a reference.
 #[derive(Debug, Clone)]
@@ -21,12 +24,20 @@ pub(super) struct Address {
     pub(super) normal: String,
 }
 
-/// Reads an absolute web address without user info, or that of a picture of this service, which the client
-/// reached as `host`.
+/// By which addresses the pictures of this service are known.
+#[derive(Clone, Copy)]
+pub struct Here<'a> {
+    /// The name and port by which the client reached this service, if it said so.
+    pub host: Option<&'a str>,
+    /// The object that a link or an address of its storage leads to; `None` for every other address.
+    pub locate: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// Reads an absolute web address without user info, or that of a picture of this service.
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn read(text: &str, host: Option<&str>) -> Result<Address, Cow<'static, str>> {
+pub(super) fn read(text: &str, here: Here<'_>) -> Result<Address, Cow<'static, str>> {
     // The parser would drop white space and control characters in silence.
     let odd = |c: char| c.is_whitespace() || c.is_control();
     if text.chars().count() > MAX_CHARS {
@@ -35,28 +46,38 @@ pub(super) fn read(text: &str, host: Option<&str>) -> Result<Address, Cow<'stati
     if text.chars().any(odd) {
         return Err("must be a URL without white space or control characters".into());
     }
-    if text.starts_with(OWN) {
-        return Ok(own(text.to_owned()));
+    if let Some(own) = own(text, here) {
+        return Ok(own);
+    }
+    if STORED.iter().any(|start| text.starts_with(start)) {
+        return Err(
+            "is not where this service keeps pictures: give a url or a uri that it handed out, or upload the picture"
+                .into(),
+        );
     }
     match Url::parse(text) {
-        Err(_) => Err("must be an absolute URL that starts with https:// or http://, or the /assets/ path of a picture of this service".into()),
+        Err(_) => Err("must be an absolute URL that starts with https:// or http://, or the url or uri of a picture of this service".into()),
         Ok(url) if !matches!(url.scheme(), "http" | "https") => {
-            Err("only https:// and http:// references are taken".into())
+            Err("only https:// and http:// references are taken, and the url or uri of a picture of this service".into())
         }
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
             Err("must not contain a user name or a password".into())
         }
         Ok(url) if url.host_str().is_none_or(str::is_empty) => Err("must name a host".into()),
-        Ok(url) if url.path().starts_with(OWN) && host.is_some_and(|host| is_at(&url, host)) => {
-            Ok(own(url[url::Position::BeforePath..url::Position::AfterQuery].to_owned()))
+        Ok(url) => {
+            let is_here = url.path().starts_with(OWN) && here.host.is_some_and(|host| is_at(&url, host));
+            let path = is_here.then(|| &url[url::Position::BeforePath..url::Position::AfterQuery]);
+            let own = path.and_then(|path| own(path, here));
+            Ok(own.unwrap_or_else(|| Address { url: text.to_owned(), normal: url.into() }))
         }
-        Ok(url) => Ok(Address { url: text.to_owned(), normal: url.into() }),
     }
 }
 
-fn own(url: String) -> Address {
-    let normal = url.split(['?', '#']).next().unwrap_or_default().to_owned();
-    Address { url, normal }
+/// The address of a picture of this service, if `text` is one.
+fn own(text: &str, here: Here<'_>) -> Option<Address> {
+    let object = (here.locate)(text)?;
+    // No address in the web is written like this.
+    Some(Address { url: text.to_owned(), normal: format!("object {object}") })
 }
 
 /// Whether `url` is at the place that a Host header names. One loopback name is as good as another.

@@ -70,7 +70,7 @@ fn read_item(
     let scene_id = read_scene_id(&fields, faults);
     let prompt = read_prompt(&fields, faults);
     let variants = read_variants(&fields, rules.max_variants, faults);
-    let own = fields.get("references").map(|(value, at)| references::read_list(value, &at, rules.host, faults));
+    let own = fields.get("references").map(|(value, at)| references::read_list(value, &at, rules.here, faults));
     let mode = fields.choice::<ReferenceMode>("referenceMode", references::MODES, faults);
     let merged = references::merge(own.unwrap_or_default(), pack, mode.ok().flatten().unwrap_or_default());
     references::bound(&merged, &fields.at_member("references"), faults);

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::address::{self, Address};
+use super::address::{self, Address, Here};
 use super::at::{At, Faults, Noted};
 use super::fields::{Fields, Known, kind};
 use crate::domain::spec::{MAX_REFERENCES, Reference, ReferenceMode};
@@ -24,9 +24,9 @@ pub(super) struct Draft {
 }
 
 /// The references that every row gets after its own.
-pub(super) fn read_pack(value: &Value, at: &At<'_>, host: Option<&str>, faults: &mut Faults) -> Vec<Draft> {
+pub(super) fn read_pack(value: &Value, at: &At<'_>, here: Here<'_>, faults: &mut Faults) -> Vec<Draft> {
     let mut pack: Vec<Draft> = Vec::new();
-    for draft in read_list(value, at, host, faults) {
+    for draft in read_list(value, at, here, faults) {
         if !pack.iter().any(|earlier| same(earlier, &draft)) {
             pack.push(draft);
         }
@@ -39,12 +39,12 @@ pub(super) fn read_pack(value: &Value, at: &At<'_>, host: Option<&str>, faults: 
 }
 
 /// The references of a list that have no fault.
-pub(super) fn read_list(value: &Value, at: &At<'_>, host: Option<&str>, faults: &mut Faults) -> Vec<Draft> {
+pub(super) fn read_list(value: &Value, at: &At<'_>, here: Here<'_>, faults: &mut Faults) -> Vec<Draft> {
     let Value::Array(list) = value else {
         faults.add(at, format!("must be an array, not {}", kind(value)));
         return Vec::new();
     };
-    list.iter().enumerate().filter_map(|(index, value)| read_one(value, &at.index(index), host, faults).ok()).collect()
+    list.iter().enumerate().filter_map(|(index, value)| read_one(value, &at.index(index), here, faults).ok()).collect()
 }
 
 /// An item's own references, then the pack's, each once: the first of two with the same address or
@@ -75,9 +75,9 @@ fn same(one: &Draft, other: &Draft) -> bool {
 }
 
 /// A reference as a bare address or as an object.
-fn read_one(value: &Value, at: &At<'_>, host: Option<&str>, faults: &mut Faults) -> Result<Draft, Noted> {
+fn read_one(value: &Value, at: &At<'_>, here: Here<'_>, faults: &mut Faults) -> Result<Draft, Noted> {
     let read =
-        |text: &str, at: &At<'_>, faults: &mut Faults| address::read(text, host).map_err(|fault| faults.add(at, fault));
+        |text: &str, at: &At<'_>, faults: &mut Faults| address::read(text, here).map_err(|fault| faults.add(at, fault));
     if let Value::String(text) = value {
         return Ok(Draft { address: read(text, at, faults)?, mode: None, sha256: None });
     }

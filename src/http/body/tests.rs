@@ -3,8 +3,18 @@ use serde_json::json;
 use super::*;
 use crate::domain::spec::{ImageSize, ReferenceMode};
 
-const RULES: Rules<'_> =
-    Rules { max_rows: 1_000, max_variants: 3, default_model: "standard", host: Some("127.0.0.1:9090") };
+const RULES: Rules<'_> = Rules {
+    max_rows: 1_000,
+    max_variants: 3,
+    default_model: "standard",
+    here: Here { host: Some("127.0.0.1:9090"), locate: &stored },
+};
+
+/// A storage that knows its objects by a path and by a bucket.
+fn stored(address: &str) -> Option<String> {
+    let object = address.strip_prefix("/assets/").or_else(|| address.strip_prefix("gs://pictures/"))?;
+    Some(object.split(['?', '#']).next().unwrap().to_owned())
+}
 
 fn check_value(body: &Value) -> Result<Accepted, Vec<Fault>> {
     check(body.to_string().as_bytes(), RULES)
@@ -86,7 +96,7 @@ fn every_fault_of_a_body_is_told_at_once_where_it_is() {
       "/run_mode: the same as runMode; give one of them",
       "/runMode: must be dry_run or live",
       "/model: must be the name of a model, at most 100 characters",
-      "/referencePack/0: only https:// and http:// references are taken",
+      "/referencePack/0: only https:// and http:// references are taken, and the url or uri of a picture of this service",
       "/referencePack/1: must be a URL or an object with one, not a number",
       "/items/0/colour: unknown field; known here: sceneId, prompt, variants, references, referenceMode, aspectRatio, imageSize",
       "/items/0/prompt: must not be empty",
@@ -162,6 +172,9 @@ fn a_reference_is_an_absolute_web_address_without_user_info() {
         "//assets/x",
         "assets/x",
         "gs://bucket/x",
+        "gs://pictures",
+        "GS://pictures/images/b/1.png",
+        "local:images/b/1.png",
         "file:///etc/passwd",
         "data:image/png;base64,AA",
         "https://",
@@ -182,6 +195,7 @@ fn a_reference_is_an_absolute_web_address_without_user_info() {
         "https://b\u{fc}cher.test/",
         &long[..2_048],
         "/assets/references/a/b.png",
+        "gs://pictures/references/a/b.png",
     ] {
         assert!(item_faults(&item(&json!({"references": [good]}))).is_empty(), "{good}");
     }
@@ -207,7 +221,8 @@ fn a_picture_of_this_service_is_kept_by_its_path_however_the_client_reached_the_
     }
     let named = |host| {
         let body = json!({"items": [item(&json!({"references": ["https://pictures.test/assets/a"]}))]}).to_string();
-        check(body.as_bytes(), Rules { host, ..RULES }).unwrap().spec.items[0].references[0].url.clone()
+        let here = Here { host, ..RULES.here };
+        check(body.as_bytes(), Rules { here, ..RULES }).unwrap().spec.items[0].references[0].url.clone()
     };
     assert_eq!(named(Some("Pictures.TEST")), "/assets/a");
     assert_eq!(named(Some("pictures.test:443")), "/assets/a");
@@ -219,8 +234,20 @@ fn a_picture_of_this_service_is_kept_by_its_path_however_the_client_reached_the_
 #[test]
 fn two_links_to_one_picture_are_one_reference() {
     let links = ["/assets/a/b?expires=1", "http://localhost:9090/assets/a/b?expires=2", "/assets/a/b", "/assets/a/c"];
+    let links = [&links[..], &["gs://pictures/a/b", "gs://pictures/a/c"]].concat();
     let body = json!({"items": [item(&json!({"references": links}))]});
     assert_eq!(urls(&accepted(&body).spec), ["/assets/a/b?expires=1", "/assets/a/c"]);
+}
+
+#[test]
+fn an_address_of_a_storage_that_is_not_ours_is_refused_with_what_to_do() {
+    let body = json!({"items": [item(&json!({"references": ["https://a.test/1.png", "gs://other/images/b/1.png"]}))]});
+    assert_eq!(
+        faults(&body),
+        [
+            "/items/0/references/1: is not where this service keeps pictures: give a url or a uri that it handed out, or upload the picture"
+        ]
+    );
 }
 
 #[test]

@@ -426,10 +426,8 @@ async fn open_assets(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<A
         let assets = LocalAssets::open(folder.clone(), clock);
         return Ok(Arc::new(assets.with_context(|| advice::unusable_folder(folder))?));
     };
-    let gcs = Gcs::connect(storage.emulator.as_deref(), storage.key_file.as_deref()).await.map_err(|error| {
-        let advice = advice::unusable_bucket(&error);
-        anyhow::Error::new(error).context(advice)
-    })?;
+    let gcs = Gcs::connect(storage.emulator.as_deref(), storage.key_file.as_deref()).await;
+    let gcs = gcs.context(advice::UNUSABLE_CREDENTIALS)?;
     if config.urls.asked_ttl > config.urls.ttl {
         tracing::warn!(ttl = ?config.urls.ttl, "SIGNED_URL_TTL is more than a signature can last: links live for less");
     }

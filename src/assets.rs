@@ -64,7 +64,7 @@ pub struct SignedQuery {
 pub struct OpenObject {
     /// The fixed media type of its ending.
     pub content_type: &'static str,
-    /// Its size in bytes.
+    /// Its size in bytes; 0 where an emulator does not tell.
     pub length: u64,
     /// Its bytes, in pieces.
     pub body: BoxStream<'static, std::io::Result<Bytes>>,

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::config::Engine;
-use crate::gcs::SetupError;
 use crate::store::StoreError;
 
 pub(super) fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
@@ -34,23 +33,6 @@ pub(super) const UNUSABLE_CREDENTIALS: &str = "cannot reach the buckets: set GOO
 pub(super) const SILENT_BUCKET: &str = "the bucket of GCS_BUCKET does not answer: see whether it exists, whether the account of \
      GOOGLE_APPLICATION_CREDENTIALS (on Cloud Run: of the service) has the role Storage Object User on it, and, for an \
      emulator, whether STORAGE_EMULATOR_HOST is right";
-
-pub(super) fn unusable_bucket(error: &SetupError) -> &'static str {
-    match error {
-        SetupError::KeyFile(_) | SetupError::Key => {
-            "cannot use the key file of GOOGLE_APPLICATION_CREDENTIALS: set it to the JSON key of a service account, \
-             or leave it empty where the platform gives credentials"
-        }
-        SetupError::Credentials(_) => {
-            "no credentials for GCS_BUCKET that can sign links: set GOOGLE_APPLICATION_CREDENTIALS to the JSON key of \
-             a service account, or run where the platform gives a service account (Cloud Run)"
-        }
-        SetupError::Client(_) => {
-            "cannot reach Google Cloud Storage as it is set up: see STORAGE_EMULATOR_HOST and \
-             GOOGLE_APPLICATION_CREDENTIALS"
-        }
-    }
-}
 
 pub(super) fn unusable_database(engine: Engine, error: &StoreError) -> String {
     let advice = match (error, engine) {

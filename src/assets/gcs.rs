@@ -70,7 +70,7 @@ impl GcsAssets {
             .set_content_type(content_type(object).unwrap_or("application/octet-stream"))
             .set_cache_control(CACHE_CONTROL)
             .set_metadata(receipt.map(|json| (RECEIPT, json)));
-        match within(upload.send_buffered()).await? {
+        match within(Box::pin(upload.send_buffered())).await? {
             Ok(_) => Ok(()),
             Err(error) if meaning(&error) == Meaning::Refused => self.compare(object, &bytes).await,
             Err(error) => Err(AssetError::unavailable(error)),
@@ -91,7 +91,8 @@ impl GcsAssets {
     }
 
     async fn read(&self, object: &str) -> Result<Option<ReadObjectResponse>, AssetError> {
-        let answer = within(self.gcs.data.read_object(&self.path, named(object)?).send()).await?;
+        let read = self.gcs.data.read_object(&self.path, named(object)?);
+        let answer = within(Box::pin(read.send())).await?;
         if_there(answer).map_err(AssetError::unavailable)
     }
 
@@ -182,7 +183,8 @@ impl AssetStore for GcsAssets {
 
     async fn check(&self) -> Result<(), AssetError> {
         let probe = self.gcs.data.read_object(&self.path, PROBE).with_retry_policy(NeverRetry);
-        let answer = tokio::time::timeout(CHECK_TIMEOUT, probe.send()).await.map_err(AssetError::unavailable)?;
+        let answer =
+            tokio::time::timeout(CHECK_TIMEOUT, Box::pin(probe.send())).await.map_err(AssetError::unavailable)?;
         if_there(answer).map(drop).map_err(AssetError::unavailable)
     }
 }

@@ -83,8 +83,8 @@ pub enum ReferenceBody {
 /// A picture to go by.
 #[derive(serde::Serialize, ToSchema)]
 pub struct ReferenceObject {
-    /// An absolute `https://` (or `http://`) address without user info; or the `url` of a picture of this service,
-    /// uploaded or made, which is found without a network call, also when the link has expired.
+    /// An absolute `https://` (or `http://`) address without user info; or the `url` or `uri` of a picture of this
+    /// service, uploaded or made, which is found without a network call, also when the link has expired.
     #[schema(max_length = 2048, format = "uri-reference")]
     url: String,
     /// What of it counts; the row's `referenceMode` unless given.

@@ -208,6 +208,9 @@ async fn verified(settings: &Settings, count: u64) {
     let days = found["days"].as_array().unwrap();
     let sum = |field: &str| days.iter().map(|day| day[field].as_u64().unwrap()).sum::<u64>();
     assert_eq!((sum("agreeing"), sum("waiting")), (count, 0), "{found}");
+    let output = run(settings, &["ledger", "report", "--json"]).await;
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["total"]["charges"], count, "{report}");
 }
 
 async fn a_new_database_knows_from_the_bucket_what_was_spent_today(database: Arc<Database>) {
@@ -241,7 +244,18 @@ async fn a_new_database_knows_from_the_bucket_what_was_spent_today(database: Arc
     assert!(budget["message"].as_str().unwrap().contains(&told), "{budget}");
     finished_batch(&service, 1).await;
     assert_eq!(service.stop().await, Some(0));
-    verified(&fresh, 4 + in_chunk as u64 + 1).await;
+    let charges = 4 + in_chunk as u64 + 1;
+    verified(&fresh, charges).await;
+
+    // By hand, before a service is started.
+    let folder = tempfile::tempdir().unwrap();
+    let by_hand = with_bucket(Settings::new(folder.path()).with("BUDGET_LEDGER_ENABLED", "true"), &google);
+    for new in [charges, 0] {
+        let output = run(&by_hand, &["ledger", "import", "--json"]).await;
+        let taken: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        assert_eq!(taken["new"], new, "{}", text(&output.stderr));
+    }
+    verified(&by_hand, charges).await;
 }
 
 /// Kills the service at each step of the protocol in turn, in the first flush of a day and in the second.

@@ -91,7 +91,10 @@ async fn counters_and_health_have_exactly_their_members() {
         assert_eq!(names(&service.get(path).await.expect(200).json()), BTreeSet::from(["ok", "ts"]));
     }
     for path in ["/ready", "/readyz"] {
-        assert_eq!(service.get(path).await.expect(200).json(), json!({"ready": true, "reasons": [], "provider": null}));
+        assert_eq!(
+            service.get(path).await.expect(200).json(),
+            json!({"ready": true, "reasons": [], "provider": null, "ledger": null})
+        );
     }
     let before = service.get("/metrics-lite").await.expect(200).json();
     assert_eq!(before["requests"], 5, "this one too");

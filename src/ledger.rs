@@ -45,7 +45,7 @@ pub struct DayHead {
     pub generation: i64,
     /// Its complete lines.
     pub count: u64,
-    /// The chunk that was appended last, where the store can say so.
+    /// The chunk that was appended last, where the store can say so: it appends chunks as a whole then.
     pub last_chunk: Option<String>,
 }
 
@@ -116,6 +116,13 @@ pub trait LedgerBucket: Send + Sync + 'static {
     /// # Errors
     /// [`LedgerError::Unavailable`].
     async fn head(&self, day: Day) -> Result<DayHead, LedgerError>;
+
+    /// Step B: whether the day's lines from the first of `chunk` up to where the day ends at `head` are those of the
+    /// chunk. `head` ends no earlier than before the chunk, and no later than with it.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    async fn holds(&self, chunk: &Chunk, head: &DayHead) -> Result<bool, LedgerError>;
 
     /// Step C, first half: stores the chunk, create-only; one that is there already is success.
     ///

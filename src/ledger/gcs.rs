@@ -154,6 +154,11 @@ impl LedgerBucket for GcsLedger {
         })
     }
 
+    async fn holds(&self, chunk: &Chunk, head: &DayHead) -> Result<bool, LedgerError> {
+        // All of it or nothing: whatever else reaches into it is somebody else's.
+        Ok(head.count + 1 == chunk.from || (head.count == chunk.to && head.last_chunk.as_ref() == Some(&chunk.name)))
+    }
+
     async fn write_chunk(&self, chunk: &Chunk) -> Result<(), LedgerError> {
         self.pace.wait(&chunk.name).await;
         let write = self.gcs.data.write_object(&self.path, &chunk.name, chunk.lines.clone());

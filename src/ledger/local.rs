@@ -89,6 +89,23 @@ impl LocalLedger {
         Ok(chunks)
     }
 
+    /// Whether the file ends with the first lines of `chunk`, as many as `head` has of its positions.
+    fn ends_with(&self, chunk: &Chunk, head: &DayHead) -> io::Result<bool> {
+        let written = usize::try_from(head.count + 1 - chunk.from).map_err(io::Error::other)?;
+        let expected: Vec<u8> =
+            chunk.lines.split_inclusive(|byte| *byte == b'\n').take(written).flatten().copied().collect();
+        if expected.is_empty() {
+            return Ok(true);
+        }
+        let length = u64::try_from(head.generation).map_err(io::Error::other)?;
+        let Some(start) = length.checked_sub(expected.len() as u64) else { return Ok(false) };
+        let mut file = File::open(self.day_file(chunk.day))?;
+        file.seek(SeekFrom::Start(start))?;
+        let mut found = vec![0; expected.len()];
+        file.read_exact(&mut found)?;
+        Ok(found == expected)
+    }
+
     fn append_lines(&self, chunk: &Chunk, head: &DayHead) -> Result<(), LedgerError> {
         let path = self.day_file(chunk.day);
         let is_new = !path.exists();
@@ -156,6 +173,11 @@ fn positions(path: &Path) -> Option<(u64, u64)> {
 impl LedgerBucket for LocalLedger {
     async fn head(&self, day: Day) -> Result<DayHead, LedgerError> {
         self.blocking(move |ledger| ledger.read_head(day).map_err(LedgerError::unavailable)).await
+    }
+
+    async fn holds(&self, chunk: &Chunk, head: &DayHead) -> Result<bool, LedgerError> {
+        let (chunk, head) = (chunk.clone(), head.clone());
+        self.blocking(move |ledger| ledger.ends_with(&chunk, &head).map_err(LedgerError::unavailable)).await
     }
 
     async fn write_chunk(&self, chunk: &Chunk) -> Result<(), LedgerError> {

@@ -248,17 +248,13 @@ impl Exporter {
 
     /// Step B: what the day's head says about the chunk.
     async fn place(&self, head: &DayHead, chunk: &Chunk, pending: &PendingChunk) -> Result<Place, ExportError> {
-        let mine = head.last_chunk.as_ref().is_none_or(|last| *last == chunk.name);
-        if head.count == chunk.to && mine {
-            return Ok(Place::Done);
-        }
-        if head.count + 1 >= chunk.from && head.count < chunk.to {
-            return Ok(Place::Append);
+        if (chunk.from..=chunk.to + 1).contains(&(head.count + 1)) && self.bucket.holds(chunk, head).await? {
+            return Ok(if head.count == chunk.to { Place::Done } else { Place::Append });
         }
         if !self.store.is_pending(chunk.day, pending).await? {
             return Ok(Place::Dropped);
         }
-        if head.count < chunk.from {
+        if head.count + 1 < chunk.from {
             return Err(ExportError::Shrunk { day: chunk.day, found: head.count, expected: chunk.from - 1 });
         }
         tracing::error!(day = %chunk.day, "the ledger is ahead of the database: importing what it holds");

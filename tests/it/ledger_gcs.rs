@@ -12,7 +12,9 @@ use orchestrator::domain::ids::{UserId, WorkerId};
 use orchestrator::domain::time::{Day, Timestamp};
 use orchestrator::failpoint;
 use orchestrator::gcs::Gcs;
+use orchestrator::ledger::LedgerBucket;
 use orchestrator::ledger::gcs::{CHANGE_PACE, GcsLedger};
+use orchestrator::ledger::local::LocalLedger;
 use orchestrator::service::ledger::Exporter;
 use orchestrator::service::verify::Verifier;
 use orchestrator::telemetry::Counters;
@@ -381,6 +383,51 @@ async fn a_flush_sends_its_chunk_alone_however_long_the_day_is() {
         assert!(long <= short + 200, "{short} bytes, then {long}");
     })
     .await;
+}
+
+/// Two databases write the same day, as one does that was set back to a backup: the second meets lines that it does not know.
+async fn a_database_that_was_set_back_loses_no_line(google: Option<Google>) {
+    on_sqlite(async |other| {
+        on_sqlite(async |database| {
+            let folder = tempfile::tempdir().unwrap();
+            let ledger: Arc<dyn LedgerBucket> = match &google {
+                Some(google) => Arc::new(gcs_ledger(google, Duration::ZERO).await),
+                None => Arc::new(LocalLedger::open(folder.path().to_owned()).unwrap()),
+            };
+            let exporter = |bench: &Bench| {
+                Exporter::new(bench.store.clone(), ledger.clone(), bench.clock.clone(), Arc::new(Counters::default()))
+            };
+            let (known, set_back) = (Bench::new(&other).await, Bench::new(&database).await);
+            let day = known.budget().await.day;
+            known.submit(30, 1).await;
+            set_back.submit(100, 1).await;
+            // Lines that reach into the chunk of the other database, up to its end, and beyond it.
+            for (first, second) in [(5, 8), (8, 8), (9, 3), (3, 20)] {
+                charge(&known, first, 10).await;
+                exporter(&known).export_all().await.unwrap();
+                charge(&set_back, second, 10).await;
+                exporter(&set_back).export_all().await.unwrap();
+            }
+            let lines = ledger.read_day(day).await.unwrap();
+            let ids: HashSet<_> = lines.iter().map(|line| line.id).collect();
+            assert_eq!((lines.len(), ids.len()), (25 + 39, 25 + 39));
+            assert_eq!(ledger.head(day).await.unwrap().count, 25 + 39);
+            let charges = set_back.store.load_charges(day).await.unwrap();
+            assert_eq!(charges, lines, "the database has the ledger's lines, in its order");
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_database_that_was_set_back_loses_no_line_in_a_bucket() {
+    a_database_that_was_set_back_loses_no_line(Some(Google::start().await)).await;
+}
+
+#[tokio::test]
+async fn a_database_that_was_set_back_loses_no_line_in_files() {
+    a_database_that_was_set_back_loses_no_line(None).await;
 }
 
 #[tokio::test]

@@ -23,6 +23,8 @@ use crate::telemetry::Counters;
 pub const EXPORT_PACE: Duration = Duration::from_secs(2);
 /// What could not be exported is tried again after this time at the latest.
 const EXPORT_AGAIN: Duration = Duration::from_secs(10);
+/// How long an export goes on that is under way when the service stops.
+const LAST_EXPORT: Duration = Duration::from_secs(2);
 /// Rounds through B and C before an export waits for the next pace.
 const MAX_ROUNDS: u32 = 10;
 
@@ -83,11 +85,12 @@ impl Exporter {
     }
 
     /// Exports until the service stops: at most every [`EXPORT_PACE`], at once when a batch ends. An export that
-    /// is under way then is left where it is: every step can be taken up again.
+    /// is under way then has [`LAST_EXPORT`], and is left where it is: every step can be taken up again.
     pub async fn run(&self, draining: CancellationToken) {
+        self.tidy().await;
         loop {
             tokio::select! {
-                () = draining.cancelled() => return,
+                () = async { draining.cancelled().await; tokio::time::sleep(LAST_EXPORT).await } => return,
                 () = self.export_logged() => {}
             }
             tokio::select! {
@@ -100,6 +103,22 @@ impl Exporter {
                 () = draining.cancelled() => return,
                 () = self.store.hints().batch_ended.notified() => {}
                 () = tokio::time::sleep(EXPORT_PACE) => {}
+            }
+        }
+    }
+
+    /// Step E once more for the last two days: a process that ended between D and E left a chunk that is no longer needed.
+    async fn tidy(&self) {
+        let today = self.clock.now().day();
+        for day in [Day::from_number(today.number() - 1), today] {
+            let swept = async {
+                match self.store.settled_count(day).await? {
+                    Some(count) if count > 0 => Ok::<_, ExportError>(self.bucket.sweep(day, count).await?),
+                    _ => Ok(()),
+                }
+            };
+            if let Err(error) = swept.await {
+                tracing::debug!(%day, error = %describe(&error), "chunks of the ledger are left for the next sweep");
             }
         }
     }

@@ -122,11 +122,16 @@ impl Batches {
         } else {
             None
         };
+        let imported = self.store.imported_count(everyone.day).await?;
+        let message = (imported > 0).then(|| {
+            format!("the database did not know {imported} of today's charges: they were taken in from the ledger")
+        });
         Ok(BudgetView {
             day: everyone.day,
             resets_at: everyone.day.end(),
             everyone: scope_view(&everyone, limits.everyone)?,
             user,
+            message,
         })
     }
 

@@ -170,6 +170,8 @@ pub struct BudgetView {
     pub everyone: ScopeView,
     /// The caller; null while users have no limit of their own.
     pub user: Option<ScopeView>,
+    /// What a person should know: that charges of today were taken in from the ledger, as the database was lost.
+    pub message: Option<String>,
 }
 
 /// The money of everyone, or of one user.

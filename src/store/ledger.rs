@@ -175,6 +175,19 @@ impl Store {
         if row.optional_int("pending_end")?.is_some() { Ok(None) } else { unsigned(row.int("count")?).map(Some) }
     }
 
+    /// How many charges of `day` were taken in from the ledger.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn imported_count(&self, day: Day) -> Result<u64, StoreError> {
+        let imported: Option<i64> = sqlx::query_scalar("SELECT imported FROM ledger_days WHERE day = $1")
+            .bind(day.number())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(|error| self.error(error))?;
+        unsigned(imported.unwrap_or(0))
+    }
+
     /// Takes in the ledger's lines of `day`, by charge id, and charges the budget for those it did not know.
     ///
     /// For a database that is older than its ledger. The first `exported` lines are in the day's object;
@@ -220,7 +233,7 @@ impl Store {
         let exported = signed(exported)?;
         let sql = "UPDATE ledger SET position = NULL WHERE day = $1";
         sqlx::query(sql).bind(day.number()).execute(&mut *connection).await.map_err(|error| self.error(error))?;
-        let (mut new, mut everyone) = (0, BudgetMove::default());
+        let (mut new, mut everyone) = (0_u64, BudgetMove::default());
         let mut users: BTreeMap<String, BudgetMove> = BTreeMap::new();
         for (position, line) in (1_i64..).zip(lines) {
             let position = (position <= exported).then_some(position);
@@ -232,10 +245,13 @@ impl Store {
                 new += 1;
             }
         }
-        let sql = "UPDATE ledger_days SET count = $2, pending_end = NULL, pending_chunk = NULL WHERE day = $1";
+        let sql =
+            "UPDATE ledger_days SET count = $2, pending_end = NULL, pending_chunk = NULL, imported = imported + $3
+                   WHERE day = $1";
         sqlx::query(sql)
             .bind(day.number())
             .bind(exported)
+            .bind(signed(new)?)
             .execute(&mut *connection)
             .await
             .map_err(|error| self.error(error))?;

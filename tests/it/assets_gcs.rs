@@ -13,12 +13,14 @@ use google_cloud_auth::signer::{Signer, SigningProvider};
 use image::ImageFormat;
 use orchestrator::assets::gcs::GcsAssets;
 use orchestrator::assets::{AssetError, AssetStore as _, LinkedObject};
-use orchestrator::clock::{Clock as _, SystemClock};
+use orchestrator::clock::{Clock as _, FixedClock, SystemClock};
 use orchestrator::domain::ids::{AttemptId, BatchId, ImageKey};
 use orchestrator::domain::money::MicroUsd;
 use orchestrator::domain::picture::{Picture, PictureFormat, Receipt};
 use orchestrator::domain::time::Timestamp;
 use orchestrator::gcs::{Gcs, Signing};
+use orchestrator::service::links::{LinkRules, Links};
+use orchestrator::telemetry::Counters;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -314,6 +316,31 @@ async fn a_link_that_google_signs_for_us_works_as_well() {
     store(&assets, 1, "picture").await.unwrap();
     let link = assets.link(&receipt(1).picture.object, "a.png", HOUR).await.unwrap();
     assert_eq!((status(&link.url).await, asked.load(Ordering::Relaxed)), (200, 1));
+}
+
+#[tokio::test]
+async fn a_week_later_the_link_is_another_one_and_works() {
+    let (google, assets, _account) = with_key().await;
+    store(&assets, 1, "picture").await.unwrap();
+    let clock = Arc::new(FixedClock::at(SystemClock::new().now()));
+    let counters = Arc::new(Counters::default());
+    let rules = LinkRules { ttl: 12 * HOUR, min_left: Duration::from_mins(5), refresh: true };
+    let links = Links::new(Arc::new(assets), clock.clone(), counters.clone(), rules);
+    let object = receipt(1).picture.object;
+    let first = links.fresh(&object, "a.png").await.unwrap();
+    assert_eq!(links.fresh(&object, "a.png").await.unwrap(), first);
+    assert_eq!((status(&first.url).await, counters.url_refreshes.get()), (200, 0));
+    clock.advance(7 * 24 * HOUR);
+    // A signature is dated by the system's clock, which a second later signs another one.
+    let signed_at = first.expires_at.before(12 * HOUR);
+    while SystemClock::new().now() < signed_at.after(Duration::from_secs(1)) {
+        tokio::task::yield_now().await;
+    }
+    let second = links.fresh(&object, "a.png").await.unwrap();
+    assert_ne!(second.url, first.url);
+    assert_eq!((status(&second.url).await, counters.url_refreshes.get()), (200, 1));
+    google.set_time(first.expires_at.millis() / 1_000);
+    assert_eq!(status(&first.url).await, 400);
 }
 
 #[tokio::test]

@@ -44,6 +44,13 @@ impl Bench {
         Self { store: Arc::new(database.open(clock.clone()).await), ids, clock, limits, worker }
     }
 
+    /// Another one on the store that this one opened.
+    pub(crate) fn of_the_same_process(&self) -> Self {
+        let (ids, limits) = (RandomIds::default(), Limits::default());
+        let worker = WorkerId::new(ids.next());
+        Self { store: self.store.clone(), ids, clock: self.clock.clone(), limits, worker }
+    }
+
     pub(crate) fn batch(&self, rows: u32, variants: u32) -> NewBatch {
         let items: Vec<NewItem> = (1..=rows)
             .map(|row| NewItem {

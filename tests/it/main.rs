@@ -25,6 +25,7 @@ mod feeds;
 mod gemini;
 mod google;
 mod hostile;
+mod ledger_gcs;
 mod links;
 mod log;
 mod own_references;

@@ -172,6 +172,15 @@ impl Service {
         self.reader.await.unwrap();
     }
 
+    /// Waits until the process ends by itself; the number of the signal that ended it, if one did.
+    pub(crate) async fn ended(mut self) -> Option<i32> {
+        use std::os::unix::process::ExitStatusExt as _;
+        let status =
+            tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("the service ends in time").unwrap();
+        self.reader.await.unwrap();
+        status.signal()
+    }
+
     /// Sends SIGTERM and returns the exit code.
     pub(crate) async fn stop(self) -> Option<i32> {
         self.stop_and_read().await.0

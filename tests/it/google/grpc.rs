@@ -1,4 +1,4 @@
-//! The gRPC side: one message in, one out, framed by hand.
+//! The gRPC side: one message in, one out, data by hand.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response};
@@ -102,14 +102,14 @@ fn delete(state: &State, request: &DeleteObjectRequest) -> Result<Vec<u8>, Refus
 }
 
 fn success(message: &[u8]) -> Response<Body> {
-    let mut framed = BytesMut::with_capacity(5 + message.len());
-    framed.put_u8(0);
-    framed.put_u32(u32::try_from(message.len()).unwrap());
-    framed.extend_from_slice(message);
+    let mut data = BytesMut::with_capacity(5 + message.len());
+    data.put_u8(0);
+    data.put_u32(u32::try_from(message.len()).unwrap());
+    data.extend_from_slice(message);
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     let frames: [Result<Frame<Bytes>, std::convert::Infallible>; 2] =
-        [Ok(Frame::data(framed.freeze())), Ok(Frame::trailers(trailers))];
+        [Ok(Frame::data(data.freeze())), Ok(Frame::trailers(trailers))];
     let body = Body::new(StreamBody::new(stream::iter(frames)));
     Response::builder().header("content-type", "application/grpc").body(body).unwrap()
 }

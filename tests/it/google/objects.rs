@@ -72,9 +72,17 @@ impl Objects {
         self.store(bucket, name, vec![bytes], size, crc32c, About::default());
     }
 
-    /// Removes an object past all conditions.
-    pub(crate) fn remove(&mut self, bucket: &str, name: &str) {
-        self.stored.remove(&key(bucket, name)).unwrap();
+    /// Stores an object of many pieces past all conditions.
+    pub(crate) fn put_pieces(
+        &mut self,
+        bucket: &str,
+        name: &str,
+        pieces: Vec<Bytes>,
+        metadata: HashMap<String, String>,
+    ) {
+        let size = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let crc32c = pieces.iter().fold(0, |sum, piece| crc32c::crc32c_append(sum, piece));
+        self.store(bucket, name, pieces, size, crc32c, About { metadata, ..About::default() });
     }
 
     pub(super) fn write(

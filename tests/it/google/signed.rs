@@ -8,8 +8,8 @@ use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use axum::http::request::Parts;
 use base64::Engine as _;
+use orchestrator::domain::picture::Sha256Hex;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
@@ -104,7 +104,7 @@ pub(super) fn verify(account: &ServiceAccount, parts: &Parts, now: Option<i64>) 
         parts.uri.path(),
         pairs.join("&")
     );
-    let hash = hex(&Sha256::digest(canonical));
+    let hash = Sha256Hex::of(canonical.as_bytes());
     let signed = format!("{ALGORITHM}\n{date}\n{scope}\n{hash}");
     let signature = unhex(value("X-Goog-Signature")?).ok_or(LinkFault::Malformed)?;
     let key = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &account.public_key);
@@ -127,10 +127,6 @@ fn seconds(date: &str) -> Option<i64> {
     );
     let parsed = PrimitiveDateTime::parse(&format!("{day}T{clock}Z"), &Rfc3339).ok()?;
     Some(parsed.assume_utc().unix_timestamp())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

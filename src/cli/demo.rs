@@ -46,11 +46,15 @@ pub(super) fn defaults(mut variables: HashMap<String, String>) -> HashMap<String
 
 /// Refuses a configuration in which the demo could not show what it is there to show.
 pub(super) fn check(config: Config) -> Result<Config, ConfigErrors> {
+    let storage = &config.storage;
     let needs = [
         // A paid provider in the environment must not be paid for a tour.
         ("PROVIDER", config.provider.kind == ProviderKind::Synthetic, "synthetic"),
         ("RUN_MODE", config.run_mode == RunMode::Live, "live"),
         ("SSE_ENABLED", config.features.sse, "true"),
+        // It reads the ledger's files, and leaves nothing in a bucket.
+        ("GCS_BUCKET", storage.pictures.is_none(), "everything in DATA_DIR"),
+        ("LEDGER_BUCKET", storage.ledger.is_none() || storage.pictures.is_some(), "everything in DATA_DIR"),
     ];
     let missing = needs.into_iter().filter(|(_, fits, _)| !fits);
     let errors: Vec<ConfigError> = missing

@@ -24,6 +24,10 @@ fn settings_that_leave_nothing_to_show_are_refused_together() {
     let given = [("RUN_MODE", "dry_run"), ("SSE_ENABLED", "no")];
     let names: Vec<&str> = config(&given).unwrap_err().0.iter().map(|error| error.name).collect();
     assert_eq!(names, ["RUN_MODE", "SSE_ENABLED"]);
+    for (name, bucket) in [("GCS_BUCKET", "pictures"), ("LEDGER_BUCKET", "ledger")] {
+        let names: Vec<&str> = config(&[(name, bucket)]).unwrap_err().0.iter().map(|error| error.name).collect();
+        assert_eq!(names, [name]);
+    }
 }
 
 #[test]

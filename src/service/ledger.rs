@@ -191,7 +191,10 @@ impl Exporter {
         if head.count == chunk.to && mine {
             return Ok(Place::Done);
         }
-        if head.count + 1 >= chunk.from && head.count < chunk.to {
+        // Some of the chunk's lines can be there only where an append can be torn; a bucket that knows its last
+        // chunk holds other lines there.
+        let torn = head.last_chunk.is_none() && head.count + 1 > chunk.from && head.count < chunk.to;
+        if head.count + 1 == chunk.from || torn {
             return Ok(Place::Append);
         }
         if !self.store.is_pending(chunk.day, pending).await? {

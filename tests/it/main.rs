@@ -23,6 +23,7 @@ mod fake_gemini;
 mod feeds;
 mod gemini;
 mod hostile;
+mod ledger_cloud;
 mod links;
 mod log;
 mod own_references;

@@ -24,6 +24,7 @@ mod feeds;
 mod gemini;
 mod hostile;
 mod ledger_cloud;
+mod ledger_model;
 mod links;
 mod log;
 mod own_references;

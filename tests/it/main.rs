@@ -27,6 +27,7 @@ mod ledger_cloud;
 mod ledger_model;
 mod links;
 mod log;
+mod money_model;
 mod own_references;
 mod pictures;
 mod process;

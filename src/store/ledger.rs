@@ -3,7 +3,7 @@
 //! Positions are given here, by the writer of a day, under that day's lock: rows do not commit in
 //! the order of their numbers, so they cannot be given when a charge is settled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 use sqlx::AnyConnection;
@@ -235,7 +235,9 @@ impl Store {
         sqlx::query(sql).bind(day.number()).execute(&mut *connection).await.map_err(|error| self.error(error))?;
         let (mut new, mut everyone) = (0_u64, BudgetMove::default());
         let mut users: BTreeMap<String, BudgetMove> = BTreeMap::new();
-        for (position, line) in (1_i64..).zip(lines) {
+        // Chunks of two exporters may hold the same line: it keeps the first of its positions.
+        let mut seen = HashSet::new();
+        for (position, line) in (1_i64..).zip(lines).filter(|(_, line)| seen.insert(line.id)) {
             let position = (position <= exported).then_some(position);
             if self.import_line(&mut *connection, day, position, line).await? {
                 let unknown = if line.outcome == ChargeOutcome::Unknown { line.cost.micros() } else { 0 };

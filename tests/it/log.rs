@@ -44,7 +44,7 @@ async fn the_log_tells_a_run_from_its_start_to_its_end(database: std::sync::Arc<
         ("daily_cap", json!("7")),
         ("data", json!(database.folder().to_str().unwrap())),
         ("database", json!(engine)),
-        ("ledger", json!(false)),
+        ("ledger", json!("off")),
     ] {
         assert_eq!(start[name], value, "{name}");
     }

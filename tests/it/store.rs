@@ -40,6 +40,7 @@ on_both_engines!(
     a_lowered_limit_admits_nothing_and_takes_nothing_back,
     lines_get_their_positions_once_and_in_order,
     a_database_behind_its_ledger_takes_the_charges_in,
+    a_line_of_the_ledger_that_is_read_twice_keeps_its_first_position,
     event_numbers_have_no_hole_under_concurrent_settles,
     a_group_of_ends_is_written_together_and_each_gets_its_own_answer,
     the_books_agree_after_any_sequence_of_events,
@@ -404,6 +405,18 @@ async fn a_database_behind_its_ledger_takes_the_charges_in(database: Arc<Databas
     let pending = bench.store.pending_chunk(day).await.unwrap().unwrap();
     assert_eq!((pending.from, pending.to), (2, 2));
     assert_eq!(bench.store.settled_count(day).await.unwrap(), None);
+}
+
+async fn a_line_of_the_ledger_that_is_read_twice_keeps_its_first_position(database: Arc<Database>) {
+    let bench = Bench::new(&database).await;
+    bench.submit(1, 1).await;
+    let job = bench.start_one().await;
+    bench.settle(&job, made(&job, 50_000)).await;
+    let day = bench.budget().await.day;
+    let line = bench.store.load_charges(day).await.unwrap().remove(0);
+    // It is in the day's object, and behind it in the chunk of another exporter that came too late.
+    bench.store.import_lines(day, &[line.clone(), line], 1).await.unwrap();
+    assert_eq!(bench.store.pending_chunk(day).await.unwrap(), None, "it would be exported twice");
 }
 
 async fn event_numbers_have_no_hole_under_concurrent_settles(database: Arc<Database>) {

@@ -272,18 +272,32 @@ impl Parts {
         let bucket = books::ledger_bucket(&self.config).await?;
         let exporter = Exporter::new(self.store.clone(), bucket, self.clock.clone(), self.counters.clone());
         let exporter = Arc::new(exporter);
-        if let Err(error) = exporter.import(self.clock.now().day()).await {
-            let error = anyhow::Error::new(error).context("cannot read today's ledger");
+        let import = tokio::time::timeout(self.import_time().await?, exporter.import(self.clock.now().day())).await;
+        let failed = match import {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(anyhow::Error::new(error)),
+            Err(late) => Some(anyhow::Error::new(late)),
+        };
+        if let Some(error) = failed {
+            let error = error.context("cannot read today's ledger");
             // A database that knows nothing may be one that was lost: it must not spend before it knows what was.
-            if self.store.is_empty().await? {
+            if self.rules.live && self.store.is_empty().await? {
                 return Err(error.context(advice::UNREADABLE_LEDGER));
             }
             tracing::warn!(error = format!("{error:#}"), "the ledger is read when it answers again");
+            exporter.owe_import();
         }
         let task = exporter.clone();
+        let last_export = self.config.work.shutdown_grace / 4;
         let draining = self.lifecycle.draining();
-        self.lifecycle.spawn_critical("ledger export", async move { task.run(draining).await });
+        self.lifecycle.spawn_critical("ledger export", async move { task.run(draining, last_export).await });
         Ok(Some(exporter))
+    }
+
+    /// How long a start waits for today's ledger: long only where nothing may be spent without it.
+    async fn import_time(&self) -> anyhow::Result<Duration> {
+        let is_needed = self.rules.live && self.store.is_empty().await?;
+        Ok(if is_needed { Duration::from_mins(1) } else { Duration::from_secs(5) })
     }
 
     fn references(&self) -> anyhow::Result<References> {
@@ -428,6 +442,9 @@ async fn open_assets(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<A
     };
     let gcs = Gcs::connect(storage.emulator.as_deref(), storage.key_file.as_deref()).await;
     let gcs = gcs.context(advice::UNUSABLE_CREDENTIALS)?;
+    if let Signing::Unable(reason) = &gcs.signing {
+        anyhow::bail!("{}: {reason}", advice::UNUSABLE_CREDENTIALS);
+    }
     if config.urls.asked_ttl > config.urls.ttl {
         tracing::warn!(ttl = ?config.urls.ttl, "SIGNED_URL_TTL is more than a signature can last: links live for less");
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use google_cloud_auth::build_errors::Error as CredentialsError;
-use google_cloud_auth::credentials::{self, Credentials, anonymous, service_account};
+use google_cloud_auth::credentials::{self, Credentials, anonymous, mds, service_account};
 use google_cloud_auth::signer::Signer;
 use google_cloud_gax::client_builder::Error as ClientError;
 use google_cloud_gax::error::Error;
@@ -53,6 +53,8 @@ pub enum Signing {
     Keyless(Signer),
     /// Nobody: an emulator asks for no signature.
     Unsigned,
+    /// Nobody can, for this reason. Who only reads and writes needs no links.
+    Unable(String),
 }
 
 /// The clients, and who signs.
@@ -83,7 +85,10 @@ impl Gcs {
                 Signing::Key(service_account::Builder::new(key).build_signer()?)
             }
             (_, Some(_)) => Signing::Unsigned,
-            (_, None) => Signing::Keyless(credentials::Builder::default().build_signer()?),
+            (key, None) => match keyless_signer(key.is_none()) {
+                Ok(signer) => Signing::Keyless(signer),
+                Err(error) => Signing::Unable(error.to_string()),
+            },
         };
         let emulator = emulator.map(|address| {
             let scheme = if address.contains("://") { "" } else { "http://" };
@@ -133,7 +138,23 @@ fn credentials(key: Option<serde_json::Value>, emulator: bool) -> Result<Credent
             service_account::Builder::new(key).with_access_specifier(scope).build()
         }
         // The library reads the other kinds of key files itself, from the variable that named this one.
-        _ => credentials::Builder::default().with_scopes([SCOPE]).build(),
+        Some(_) => credentials::Builder::default().with_scopes([SCOPE]).build(),
+        None => {
+            let found = credentials::Builder::default().with_scopes([SCOPE]).build();
+            match found {
+                Err(error) if error.is_loading() => mds::Builder::default().with_scopes([SCOPE]).build(),
+                built => built,
+            }
+        }
+    }
+}
+
+/// The signer of the credentials that the environment gives. With a variable that is set and `empty`, as an unfilled
+/// line of an env file is, the library looks for a file without a name: there the platform is asked.
+fn keyless_signer(empty: bool) -> Result<Signer, CredentialsError> {
+    match credentials::Builder::default().build_signer() {
+        Err(error) if empty && error.is_loading() => mds::Builder::default().build_signer(),
+        built => built,
     }
 }
 

@@ -142,13 +142,15 @@ pub trait LedgerBucket: Send + Sync + 'static {
     /// [`LedgerError::Unavailable`].
     async fn sweep(&self, day: Day, count: u64) -> Result<(), LedgerError>;
 
-    /// How many lines [`read_day`](Self::read_day) would give, without reading what is in them.
+    /// Whether [`read_day`](Self::read_day) may give lines that somebody who confirmed `known` lines does not know,
+    /// without reading what is in them.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
-    async fn count_day(&self, day: Day) -> Result<u64, LedgerError>;
+    async fn may_hold_more(&self, day: Day, known: u64) -> Result<bool, LedgerError>;
 
-    /// Every line of `day`: those of its object, then those of chunks not yet appended.
+    /// Every line of `day`: those of its object, then those of chunks that are not in it, by charge id, whatever
+    /// their positions: they may be those of a database that was lost.
     ///
     /// # Errors
     /// [`LedgerError::Corrupt`] or [`LedgerError::Unavailable`].

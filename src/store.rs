@@ -39,7 +39,7 @@ pub use self::budget::{BudgetRow, EVERYONE, Limits, user_scope};
 pub use self::cancel::Cancelled;
 pub use self::events::EventRow;
 pub use self::jobs::{CallSpec, Job};
-pub use self::ledger::PendingChunk;
+pub use self::ledger::{DayState, PendingChunk};
 pub use self::read::{BatchFilter, BatchRow, ImageRow, ItemRow};
 pub use self::retry::{FailedImage, FreshAttempt, NewRetry, RetryOutcome};
 pub use self::settle::{SettleRequest, Settled, SettledGroup};

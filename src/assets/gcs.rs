@@ -115,6 +115,7 @@ impl GcsAssets {
     async fn signed(&self, object: &str, file_name: &str, ttl: Duration) -> Result<SignedLink, AssetError> {
         let signer = match &self.gcs.signing {
             Signing::Key(signer) | Signing::Keyless(signer) => signer,
+            Signing::Unable(reason) => return Err(AssetError::unavailable(reason.clone())),
             Signing::Unsigned => {
                 let url = format!("{}/{}/{object}", self.endpoint(), self.bucket);
                 return Ok(SignedLink { url, expires_at: self.clock.now().after(ttl) });

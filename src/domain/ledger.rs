@@ -1,5 +1,7 @@
 //! One line of the ledger: the original service's six fields, and what an audit needs beside them.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::ids::{AttemptId, BatchId, ChargeId};
@@ -108,4 +110,12 @@ pub fn parse_lines(bytes: &[u8], first: u64) -> Result<Vec<LedgerLine>, u64> {
     }
     let lines = bytes.strip_suffix(b"\n").unwrap_or(bytes).split(|byte| *byte == b'\n');
     (first..).zip(lines).map(|(line, text)| serde_json::from_slice(text).map_err(|_| line)).collect()
+}
+
+/// The lines of a day's object, and behind them those of its stored chunks that are not among them, each once.
+#[must_use]
+pub fn with_chunks(mut lines: Vec<LedgerLine>, chunks: Vec<Vec<LedgerLine>>) -> Vec<LedgerLine> {
+    let mut known: HashSet<ChargeId> = lines.iter().map(|line| line.id).collect();
+    lines.extend(chunks.into_iter().flatten().filter(|line| known.insert(line.id)));
+    lines
 }

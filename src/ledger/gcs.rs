@@ -21,7 +21,7 @@ use google_cloud_storage::model_ext::ReadRange;
 
 use self::pace::Pace;
 use super::{Chunk, DayHead, LedgerBucket, LedgerError, LedgerReader, StoredChunk};
-use crate::domain::ledger::{LedgerLine, chunk_positions, parse_lines};
+use crate::domain::ledger::{LedgerLine, chunk_positions, parse_lines, with_chunks};
 use crate::domain::time::Day;
 use crate::gcs::{Gcs, Meaning, STEP_TIMEOUT, bucket_path, if_there, meaning};
 
@@ -104,13 +104,6 @@ impl GcsLedger {
             Ok(names)
         }))
         .await
-    }
-
-    /// The chunks of `day` that end behind its first `count` lines, in order.
-    async fn chunks_behind(&self, day: Day, count: u64) -> Result<Vec<StoredChunk>, LedgerError> {
-        let mut chunks = self.chunks(day).await?;
-        chunks.retain(|chunk| chunk.to > count);
-        Ok(chunks)
     }
 }
 
@@ -202,27 +195,21 @@ impl LedgerBucket for GcsLedger {
         Ok(())
     }
 
-    async fn count_day(&self, day: Day) -> Result<u64, LedgerError> {
-        let count = self.head(day).await?.count;
-        Ok(self.chunks_behind(day, count).await?.last().map_or(count, |chunk| chunk.to))
+    async fn may_hold_more(&self, day: Day, known: u64) -> Result<bool, LedgerError> {
+        Ok(self.head(day).await?.count > known || !self.chunks(day).await?.is_empty())
     }
 
     async fn read_day(&self, day: Day) -> Result<Vec<LedgerLine>, LedgerError> {
         let corrupt = |line| LedgerError::Corrupt { day, line };
         // The chunks first: one that is appended meanwhile is then in both, and never in neither.
-        let chunks = self.chunks(day).await?;
-        let mut contents = Vec::with_capacity(chunks.len());
-        for chunk in &chunks {
-            contents.push(self.read_chunk(chunk).await?);
+        let mut chunks = Vec::new();
+        for chunk in self.chunks(day).await? {
+            let content = self.read_chunk(&chunk).await?.unwrap_or_default();
+            chunks.push(parse_lines(&content, chunk.from).map_err(corrupt)?);
         }
-        let object = self.read(&day_object(day), ReadRange::all()).await?;
-        let mut lines = parse_lines(&object.unwrap_or_default(), 1).map_err(corrupt)?;
-        for (chunk, content) in chunks.iter().zip(contents) {
-            let Some(content) = content else { continue };
-            let known = usize::try_from((lines.len() as u64 + 1).saturating_sub(chunk.from)).unwrap_or(usize::MAX);
-            lines.extend(parse_lines(&content, chunk.from).map_err(corrupt)?.into_iter().skip(known));
-        }
-        Ok(lines)
+        let object = self.read(&day_object(day), ReadRange::all()).await?.unwrap_or_default();
+        let lines = parse_lines(&object, 1).map_err(corrupt)?;
+        Ok(with_chunks(lines, chunks))
     }
 
     fn location(&self, day: Day) -> String {

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 
 pub use self::reading::LocalLedgerReader;
 use super::{Chunk, DayHead, LedgerBucket, LedgerError};
-use crate::domain::ledger::{LedgerLine, chunk_positions, parse_lines};
+use crate::domain::ledger::{LedgerLine, chunk_positions, parse_lines, with_chunks};
 use crate::domain::time::Day;
 use crate::durable;
 
@@ -78,12 +78,11 @@ impl LocalLedger {
         Ok(DayHead { generation: i64::try_from(length).map_err(io::Error::other)?, count, last_chunk: None })
     }
 
-    /// The chunks of `day` that end behind its first `count` lines, in order.
-    fn chunks_behind(&self, day: Day, count: u64) -> io::Result<Vec<(u64, u64, PathBuf)>> {
+    /// The chunks of `day`, in order.
+    fn chunks(&self, day: Day) -> io::Result<Vec<(u64, u64, PathBuf)>> {
         let mut chunks: Vec<_> = durable::entries(&self.chunk_folder(day))?
             .into_iter()
             .filter_map(|path| positions(&path).map(|(from, to)| (from, to, path)))
-            .filter(|(_, to, _)| *to > count)
             .collect();
         chunks.sort();
         Ok(chunks)
@@ -212,31 +211,30 @@ impl LedgerBucket for LocalLedger {
         .await
     }
 
-    async fn count_day(&self, day: Day) -> Result<u64, LedgerError> {
+    async fn may_hold_more(&self, day: Day, known: u64) -> Result<bool, LedgerError> {
         self.blocking(move |ledger| {
             let count = ledger.read_head(day).map_err(LedgerError::unavailable)?.count;
-            let chunks = ledger.chunks_behind(day, count).map_err(LedgerError::unavailable)?;
-            Ok(chunks.last().map_or(count, |(_, to, _)| *to))
+            Ok(count > known || !ledger.chunks(day).map_err(LedgerError::unavailable)?.is_empty())
         })
         .await
     }
 
     async fn read_day(&self, day: Day) -> Result<Vec<LedgerLine>, LedgerError> {
         self.blocking(move |ledger| {
-            let count = ledger.read_head(day).map_err(LedgerError::unavailable)?.count;
             let corrupt = |line| LedgerError::Corrupt { day, line };
-            let mut lines = match fs::read(ledger.day_file(day)) {
+            // A torn last line is cut first.
+            ledger.read_head(day).map_err(LedgerError::unavailable)?;
+            let lines = match fs::read(ledger.day_file(day)) {
                 Ok(bytes) => parse_lines(&bytes, 1).map_err(corrupt)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
                 Err(error) => return Err(LedgerError::unavailable(error)),
             };
-            let chunks = ledger.chunks_behind(day, count).map_err(LedgerError::unavailable)?;
-            for (from, _, path) in chunks {
-                let chunk = parse_lines(&fs::read(path).map_err(LedgerError::unavailable)?, from).map_err(corrupt)?;
-                let known = usize::try_from((lines.len() as u64 + 1).saturating_sub(from)).unwrap_or(usize::MAX);
-                lines.extend(chunk.into_iter().skip(known));
+            let mut chunks = Vec::new();
+            for (from, _, path) in ledger.chunks(day).map_err(LedgerError::unavailable)? {
+                let content = fs::read(path).map_err(LedgerError::unavailable)?;
+                chunks.push(parse_lines(&content, from).map_err(corrupt)?);
             }
-            Ok(lines)
+            Ok(with_chunks(lines, chunks))
         })
         .await
     }

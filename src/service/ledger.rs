@@ -6,6 +6,7 @@
 //! While the ledger is away, charges wait in the database, and what keeps them is said to whoever asks.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,17 +17,17 @@ use crate::clock::Clock;
 use crate::domain::time::{Day, Timestamp};
 use crate::failpoint;
 use crate::ledger::{Chunk, DayHead, LedgerBucket, LedgerError};
-use crate::store::{PendingChunk, Store, StoreError};
+use crate::store::{DayState, PendingChunk, Store, StoreError};
 use crate::telemetry::Counters;
 
 /// The least time between two exports while charges come in.
 pub const EXPORT_PACE: Duration = Duration::from_secs(2);
 /// What could not be exported is tried again after this time at the latest.
 const EXPORT_AGAIN: Duration = Duration::from_secs(10);
-/// How long an export goes on that is under way when the service stops.
-const LAST_EXPORT: Duration = Duration::from_secs(2);
 /// Rounds through B and C before an export waits for the next pace.
 const MAX_ROUNDS: u32 = 10;
+/// Failures of a write, each after the ledger's own tries, before an export waits for the next pace.
+const MAX_FAILURES: u32 = 2;
 
 /// Why an export did not end.
 #[derive(Debug, thiserror::Error)]
@@ -60,8 +61,9 @@ pub struct Exporter {
     bucket: Arc<dyn LedgerBucket>,
     clock: Arc<dyn Clock>,
     counters: Arc<Counters>,
-    /// Since when charges wait because of what, if they do.
-    trouble: Mutex<Option<(Timestamp, String)>>,
+    import_owed: AtomicBool,
+    /// Since when charges wait, if they do.
+    trouble: Mutex<Option<Timestamp>>,
 }
 
 impl Exporter {
@@ -73,25 +75,31 @@ impl Exporter {
         clock: Arc<dyn Clock>,
         counters: Arc<Counters>,
     ) -> Self {
-        Self { store, bucket, clock, counters, trouble: Mutex::default() }
+        Self { store, bucket, clock, counters, import_owed: AtomicBool::new(false), trouble: Mutex::default() }
     }
 
     /// Why charges wait in the database, and since when; `None` while they are exported. Nothing is lost by it.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        let trouble = self.lock();
-        let (since, reason) = trouble.as_ref()?;
-        Some(format!("charges wait in the database since {since}: {reason}"))
+        let since = (*self.lock())?;
+        Some(format!("charges wait in the database since {since}: the ledger cannot be written; the log says why"))
     }
 
     /// Exports until the service stops: at most every [`EXPORT_PACE`], at once when a batch ends. An export that
-    /// is under way then has [`LAST_EXPORT`], and is left where it is: every step can be taken up again.
-    pub async fn run(&self, draining: CancellationToken) {
-        self.tidy().await;
+    /// is under way then has `last_export`, and is left where it is: every step can be taken up again.
+    pub async fn run(&self, draining: CancellationToken, last_export: Duration) {
+        let mut over = std::pin::pin!(last_moment(draining.clone(), last_export));
+        let mut tidied = false;
         loop {
+            let export = async {
+                self.export_logged().await;
+                if !tidied {
+                    self.tidy().await;
+                }
+            };
             tokio::select! {
-                () = async { draining.cancelled().await; tokio::time::sleep(LAST_EXPORT).await } => return,
-                () = self.export_logged() => {}
+                () = &mut over => return,
+                () = export => tidied = true,
             }
             tokio::select! {
                 () = draining.cancelled() => return,
@@ -125,19 +133,22 @@ impl Exporter {
 
     /// Exports what there is; an error is logged, and the charges stay in the database.
     pub async fn export_logged(&self) {
-        let reason = self.export_all().await.err().map(|error| describe(&error));
-        if let Some(error) = &reason {
-            tracing::error!(%error, "charges wait in the database: the ledger cannot be written");
-        }
+        let exported = self.export_all().await;
         let mut trouble = self.lock();
-        if trouble.is_some() && reason.is_none() {
-            tracing::info!("the ledger is written again, with every charge that waited");
+        match exported {
+            Ok(()) => {
+                if trouble.take().is_some() {
+                    tracing::info!("the ledger is written again, with every charge that waited");
+                }
+            }
+            Err(error) => {
+                tracing::error!(error = %describe(&error), "charges wait in the database: the ledger cannot be written");
+                trouble.get_or_insert_with(|| self.clock.now());
+            }
         }
-        let since = trouble.as_ref().map_or_else(|| self.clock.now(), |(since, _)| *since);
-        *trouble = reason.map(|reason| (since, reason));
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(Timestamp, String)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Timestamp>> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -146,6 +157,10 @@ impl Exporter {
     /// # Errors
     /// [`ExportError`]; what was not exported is tried again the next time.
     pub async fn export_all(&self) -> Result<(), ExportError> {
+        if self.import_owed.load(Ordering::SeqCst) {
+            self.import(self.clock.now().day()).await?;
+            self.import_owed.store(false, Ordering::SeqCst);
+        }
         let mut first_error = None;
         for day in self.store.unexported_days().await? {
             // A day that cannot be written does not keep the others waiting.
@@ -164,21 +179,16 @@ impl Exporter {
         Ok(())
     }
 
-    /// Takes today's exported lines into a database that does not know them. How many were new.
+    /// Takes exported lines of `day` into a database that does not know them. How many were new. A day of which the
+    /// ledger holds no more than was confirmed is not read.
     ///
     /// # Errors
     /// [`ExportError`]; nothing is taken in then.
     pub async fn import(&self, day: Day) -> Result<u64, ExportError> {
-        // A chunk that this database was about to append is its own business: the export goes on with it.
-        let Some(known) = self.store.settled_count(day).await? else { return Ok(0) };
-        // What the database knows already need not be readable, nor read.
-        if self.bucket.count_day(day).await? <= known {
-            return Ok(0);
+        let new = self.import_day(day, false).await?;
+        if new > 0 {
+            tracing::warn!(%day, new, "took charges from the ledger that the database did not know");
         }
-        let head = self.bucket.head(day).await?;
-        let lines = self.bucket.read_day(day).await?;
-        let new = self.store.import_lines(day, &lines, head.count).await?;
-        tracing::warn!(%day, new, "took charges from the ledger that the database did not know");
         Ok(new)
     }
 
@@ -188,32 +198,50 @@ impl Exporter {
     /// # Errors
     /// [`ExportError`]; nothing is taken in then.
     pub async fn take_in(&self, day: Day) -> Result<u64, ExportError> {
+        self.import_day(day, true).await
+    }
+
+    /// Reads the day if it must be so, and otherwise if it may hold what is not known.
+    async fn import_day(&self, day: Day, in_any_case: bool) -> Result<u64, ExportError> {
         for _ in 0..MAX_ROUNDS {
-            // Who has begun to append must have ended before the day is read, or its lines would be counted
-            // as not exported.
-            let Some(count) = self.store.settled_count(day).await? else {
-                if let Some(pending) = self.store.pending_chunk(day).await? {
-                    self.export_chunk(day, pending).await?;
-                }
-                continue;
+            let settled = self.store.settled_count(day).await?;
+            let pending = match settled {
+                Some(_) => None,
+                None => self.store.pending_chunk(day).await?,
             };
+            let seen = match (settled, &pending) {
+                (Some(count), _) => DayState::Settled(count),
+                (None, Some(pending)) => DayState::Pending(pending),
+                (None, None) => continue,
+            };
+            if let (false, Some(count)) = (in_any_case, settled)
+                && !self.bucket.may_hold_more(day, count).await?
+            {
+                return Ok(0);
+            }
             let head = self.bucket.head(day).await?;
             let lines = self.bucket.read_day(day).await?;
             let ids: Vec<_> = lines.iter().map(|line| line.id).collect();
             if self.store.find_charges(&ids).await?.len() == ids.iter().collect::<HashSet<_>>().len() {
                 return Ok(0);
             }
-            if let Some(new) = self.store.import_lines_after(day, &lines, head.count, count).await? {
+            // If somebody appends meanwhile, the export that meets those lines looks at them again.
+            if let Some(new) = self.store.import_lines(day, &lines, head.count, seen).await? {
                 return Ok(new);
             }
         }
         Err(ExportError::Contended(day))
     }
 
+    /// Says that today's lines could not be taken in, and are to be before anything is exported.
+    pub fn owe_import(&self) {
+        self.import_owed.store(true, Ordering::SeqCst);
+    }
+
     async fn export_chunk(&self, day: Day, pending: PendingChunk) -> Result<(), ExportError> {
         let chunk =
             Chunk { day, from: pending.from, to: pending.to, name: pending.name.clone(), lines: pending.lines.clone() };
-        let mut last_error = None;
+        let (mut last_error, mut failures) = (None, 0);
         for _ in 0..MAX_ROUNDS {
             let head = self.bucket.head(day).await?;
             failpoint::hit("ledger.head_read");
@@ -230,7 +258,11 @@ impl Exporter {
                 Place::Dropped => return Ok(()),
                 Place::Append => {
                     if let Err(error) = self.append(&chunk, &head).await {
+                        failures += u32::from(!matches!(error, LedgerError::Moved));
                         last_error = Some(error);
+                    }
+                    if failures >= MAX_FAILURES {
+                        break;
                     }
                 }
             }
@@ -254,14 +286,26 @@ impl Exporter {
         if !self.store.is_pending(chunk.day, pending).await? {
             return Ok(Place::Dropped);
         }
+        if head.generation == 0 {
+            let (day, lines) = (chunk.day, chunk.from - 1);
+            tracing::error!(%day, lines, "the ledger of this day is gone: it is written anew from the database");
+            self.store.export_anew(day, pending).await?;
+            return Ok(Place::Dropped);
+        }
         if head.count + 1 < chunk.from {
             return Err(ExportError::Shrunk { day: chunk.day, found: head.count, expected: chunk.from - 1 });
         }
         tracing::error!(day = %chunk.day, "the ledger is ahead of the database: importing what it holds");
         let lines = self.bucket.read_day(chunk.day).await?;
-        self.store.import_lines(chunk.day, &lines, head.count).await?;
+        self.store.import_lines(chunk.day, &lines, head.count, DayState::Pending(pending)).await?;
         Ok(Place::Dropped)
     }
+}
+
+/// Ends so much later than the service begins to stop.
+async fn last_moment(draining: CancellationToken, later: Duration) {
+    draining.cancelled_owned().await;
+    tokio::time::sleep(later).await;
 }
 
 /// Where a chunk belongs.

@@ -31,6 +31,15 @@ pub struct PendingChunk {
     pub lines: Bytes,
 }
 
+/// How far the export of a day is.
+#[derive(Debug, Clone, Copy)]
+pub enum DayState<'a> {
+    /// So many lines are confirmed, and none is pending.
+    Settled(u64),
+    /// This chunk is pending.
+    Pending(&'a PendingChunk),
+}
+
 fn unsigned(number: i64) -> Result<u64, StoreError> {
     u64::try_from(number).map_err(StoreError::corrupt)
 }
@@ -188,39 +197,66 @@ impl Store {
         unsigned(imported.unwrap_or(0))
     }
 
-    /// Takes in the ledger's lines of `day`, by charge id, and charges the budget for those it did not know.
+    /// Takes in the ledger's lines of `day`, by charge id, and charges the budget for those it did not know; if the
+    /// day is still as it was `seen` before its ledger was read, `None` if it is not.
     ///
     /// For a database that is older than its ledger. The first `exported` lines are in the day's object;
     /// those behind them were only written down as chunks, and are exported anew. Returns how many were new.
     ///
     /// # Errors
     /// [`StoreError`]; nothing is changed then.
-    pub async fn import_lines(&self, day: Day, lines: &[LedgerLine], exported: u64) -> Result<u64, StoreError> {
-        transaction!(self, |connection| {
-            self.hold_day(connection, day).await?;
-            self.import_into(connection, day, lines, exported).await
-        })
-    }
-
-    /// The same, if `day` is still as it was before its ledger was read: `confirmed` lines, and none pending.
-    /// `None` if it is not.
-    ///
-    /// # Errors
-    /// [`StoreError`]; nothing is changed then.
-    pub async fn import_lines_after(
+    pub async fn import_lines(
         &self,
         day: Day,
         lines: &[LedgerLine],
         exported: u64,
-        confirmed: u64,
+        seen: DayState<'_>,
     ) -> Result<Option<u64>, StoreError> {
-        let confirmed = signed(confirmed)?;
         transaction!(self, |connection| {
-            if self.hold_day(connection, day).await? != (confirmed, None) {
+            if !self.hold_day_as(connection, day, seen).await? {
                 return Ok(None);
             }
             self.import_into(connection, day, lines, exported).await.map(Some)
         })
+    }
+
+    /// Forgets what was exported of `day`, whose object is gone, so that all of it is exported anew; if `pending` still
+    /// is what is pending.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing is changed then.
+    pub async fn export_anew(&self, day: Day, pending: &PendingChunk) -> Result<(), StoreError> {
+        transaction!(self, |connection| {
+            if self.hold_day_as(connection, day, DayState::Pending(pending)).await? {
+                for sql in [
+                    "UPDATE ledger SET position = NULL WHERE day = $1",
+                    "UPDATE ledger_days SET count = 0, pending_end = NULL, pending_chunk = NULL WHERE day = $1",
+                ] {
+                    let done = sqlx::query(sql).bind(day.number()).execute(&mut *connection).await;
+                    done.map_err(|error| self.error(error))?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes the day's row; returns whether it is as it was `seen`.
+    async fn hold_day_as(
+        &self,
+        connection: &mut AnyConnection,
+        day: Day,
+        seen: DayState<'_>,
+    ) -> Result<bool, StoreError> {
+        let (count, pending_end) = self.hold_day(connection, day).await?;
+        match seen {
+            DayState::Settled(confirmed) => Ok((count, pending_end) == (signed(confirmed)?, None)),
+            DayState::Pending(chunk) => {
+                let sql = "SELECT COUNT(*) FROM ledger_days WHERE day = $1 AND pending_chunk = $2";
+                let query = sqlx::query_scalar(sql).bind(day.number()).bind(&chunk.name);
+                let count: i64 = query.fetch_one(connection).await.map_err(|error| self.error(error))?;
+                Ok(count == 1)
+            }
+        }
     }
 
     async fn import_into(

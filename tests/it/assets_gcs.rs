@@ -319,6 +319,17 @@ async fn a_link_that_google_signs_for_us_works_as_well() {
 }
 
 #[tokio::test]
+async fn an_unfilled_line_for_the_key_file_asks_the_platform() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings::new(folder.path()).with("GCS_BUCKET", BUCKET);
+    let settings = settings.with("GOOGLE_APPLICATION_CREDENTIALS", "").with("GCE_METADATA_HOST", "127.0.0.1:1");
+    let service = settings.start().await;
+    // Nobody answers there, so the bucket cannot be reached either: it is said, and the service waits for it.
+    assert_eq!(service.get("/readyz").await.status, 503);
+    assert_eq!(service.stop().await, Some(0));
+}
+
+#[tokio::test]
 async fn a_week_later_the_link_is_another_one_and_works() {
     let (google, assets, _account) = with_key().await;
     store(&assets, 1, "picture").await.unwrap();

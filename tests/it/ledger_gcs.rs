@@ -12,9 +12,9 @@ use orchestrator::domain::ids::{UserId, WorkerId};
 use orchestrator::domain::time::{Day, Timestamp};
 use orchestrator::failpoint;
 use orchestrator::gcs::Gcs;
-use orchestrator::ledger::LedgerBucket;
 use orchestrator::ledger::gcs::{CHANGE_PACE, GcsLedger};
 use orchestrator::ledger::local::LocalLedger;
+use orchestrator::ledger::{Chunk, LedgerBucket};
 use orchestrator::service::ledger::Exporter;
 use orchestrator::service::verify::Verifier;
 use orchestrator::telemetry::Counters;
@@ -381,6 +381,96 @@ async fn a_flush_sends_its_chunk_alone_however_long_the_day_is() {
         );
         // Longer numbers are written in names and metadata; nothing else grows.
         assert!(long <= short + 200, "{short} bytes, then {long}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_lost_database_left_in_chunks_is_taken_in_before_it_is_swept() {
+    on_sqlite(async |lost| {
+        on_sqlite(async |restored| {
+            let google = Google::start().await;
+            let (lost, restored) = (Bench::new(&lost).await, Bench::new(&restored).await);
+            let day = lost.budget().await.day;
+            let ledger = gcs_ledger(&google, Duration::ZERO).await;
+            lost.submit(5, 1).await;
+            // Two chunks that begin alike: one of another life of the database, one of the life that ended last.
+            for count in [3, 2] {
+                charge(&lost, count, 10).await;
+                let pending = lost.store.pending_chunk(day).await.unwrap().unwrap();
+                let (from, to) = (pending.from, pending.to);
+                let chunk = Chunk { day, from, to, name: pending.name.clone(), lines: pending.lines.clone() };
+                ledger.write_chunk(&chunk).await.unwrap();
+                lost.store.export_anew(day, &pending).await.unwrap();
+            }
+            restored.submit(4, 1).await;
+            charge(&restored, 4, 10).await;
+            restored.store.pending_chunk(day).await.unwrap().unwrap();
+            let exporter = exporter(&restored, &google, Duration::ZERO).await;
+            assert_eq!(exporter.import(day).await.unwrap(), 5);
+            assert_eq!(restored.money().await.0, 9 * 40_000);
+            exporter.export_all().await.unwrap();
+            assert_eq!(lines(&google, day).len(), 9);
+            assert_eq!(chunks(&google), Vec::<String>::new());
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_import_that_is_owed_comes_before_the_next_export() {
+    on_sqlite(async |other| {
+        on_sqlite(async |database| {
+            let google = Google::start().await;
+            let (known, set_back) = (Bench::new(&other).await, Bench::new(&database).await);
+            let day = known.budget().await.day;
+            known.submit(3, 1).await;
+            charge(&known, 3, 10).await;
+            exporter(&known, &google, Duration::ZERO).await.export_all().await.unwrap();
+            let late = exporter(&set_back, &google, Duration::ZERO).await;
+            late.owe_import();
+            late.export_all().await.unwrap();
+            assert_eq!(set_back.money().await.0, 3 * 40_000);
+            assert_eq!(lines(&google, day).len(), 3);
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_day_whose_object_is_gone_is_written_anew_from_the_database() {
+    on_sqlite(async |database| {
+        let google = Google::start().await;
+        let bench = Bench::new(&database).await;
+        bench.submit(7, 1).await;
+        let exporter = exporter(&bench, &google, Duration::ZERO).await;
+        let day = bench.budget().await.day;
+        charge(&bench, 4, 10).await;
+        exporter.export_all().await.unwrap();
+        google.objects().remove(BUCKET, &format!("ledger/{day}.jsonl"));
+        charge(&bench, 3, 10).await;
+        exporter.export_all().await.unwrap();
+        assert_eq!(lines(&google, day).len(), 7);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_bucket_that_hangs_does_not_hold_up_a_stop() {
+    on_sqlite(async |database| {
+        let google = Google::start().await;
+        let settings = with_bucket(on(&database), &google);
+        let service = settings.start().await;
+        finished_batch(&service, 2).await;
+        for call in [Call::Get, Call::List, Call::Compose] {
+            for _ in 0..10 {
+                google.faults().script(call, Fault::Slow(Duration::from_mins(10)));
+            }
+        }
+        finished_batch(&service, 2).await;
+        assert_eq!(service.stop().await, Some(0));
     })
     .await;
 }

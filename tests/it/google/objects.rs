@@ -85,6 +85,11 @@ impl Objects {
         self.store(bucket, name, pieces, size, crc32c, About { metadata, ..About::default() });
     }
 
+    /// Removes an object past all conditions.
+    pub(crate) fn remove(&mut self, bucket: &str, name: &str) {
+        self.stored.remove(&key(bucket, name)).unwrap();
+    }
+
     pub(super) fn write(
         &mut self,
         bucket: &str,

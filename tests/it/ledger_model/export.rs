@@ -100,7 +100,7 @@ enum At {
     /// `Exporter::import`, at the start of a process: `settled_count`.
     #[default]
     Start,
-    /// `count_day`; so much the database knows.
+    /// `may_hold_more`; so much the database knows.
     Count { known: usize },
     /// `head`, before an import.
     ImportHead,

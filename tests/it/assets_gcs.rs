@@ -323,10 +323,13 @@ async fn an_unfilled_line_for_the_key_file_asks_the_platform() {
     let folder = tempfile::tempdir().unwrap();
     let settings = Settings::new(folder.path()).with("GCS_BUCKET", BUCKET);
     let settings = settings.with("GOOGLE_APPLICATION_CREDENTIALS", "").with("GCE_METADATA_HOST", "127.0.0.1:1");
+    let settings = settings.with("SIGNED_URL_TTL", "24h");
     let service = settings.start().await;
     // Nobody answers there, so the bucket cannot be reached either: it is said, and the service waits for it.
     assert_eq!(service.get("/readyz").await.status, 503);
-    assert_eq!(service.stop().await, Some(0));
+    let (code, log) = service.stop_with_log().await;
+    assert_eq!(code, Some(0));
+    assert!(log.contains("are only good for 12 hours for certain"), "{log}");
 }
 
 #[tokio::test]

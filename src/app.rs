@@ -4,6 +4,7 @@
 
 mod advice;
 pub mod books;
+pub mod storage;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -14,8 +15,6 @@ use anyhow::Context as _;
 use tokio::net::TcpListener;
 
 use crate::assets::AssetStore;
-use crate::assets::gcs::GcsAssets;
-use crate::assets::local::LocalAssets;
 use crate::assets::picture::Thumbnailer;
 use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
 use crate::config::{Config, ConfigError, ConfigErrors, ProviderKind, ReferencesConfig};
@@ -23,7 +22,6 @@ use crate::domain::ids::WorkerId;
 use crate::domain::outcome::BACKOFF_BASE;
 use crate::domain::prices::PriceTable;
 use crate::domain::spec::RunMode;
-use crate::gcs::{Gcs, Signing};
 use crate::http::serve::Stop;
 use crate::http::upload::UploadBudget;
 use crate::http::{self, AppState, HttpLimits};
@@ -55,8 +53,10 @@ use crate::store::{Limits, Store};
 use crate::telemetry::Counters;
 use crate::worker::Worker;
 
-/// How long what Google signs without a key of ours is good for certain: its keys rotate.
-const KEYLESS_TTL: Duration = Duration::from_hours(12);
+/// How long a start waits for today's ledger.
+const LEDGER_PATIENCE: Duration = Duration::from_secs(5);
+/// The same, where nothing may be spent without it.
+const NEEDED_LEDGER_PATIENCE: Duration = Duration::from_mins(1);
 
 /// The running service.
 pub struct App {
@@ -191,7 +191,7 @@ impl Parts {
         let folder = &config.data.dir;
         std::fs::create_dir_all(folder).with_context(|| advice::unusable_folder(folder))?;
         let store = open_store(&config, clock.clone()).await?;
-        let assets = open_assets(&config, clock.clone()).await?;
+        let assets = storage::open_assets(&config, clock.clone()).await?;
         let (ttl, min_left, refresh) = (config.urls.ttl, config.urls.min_left, config.features.url_refresh);
         let link_rules = LinkRules { ttl, min_left, refresh };
         let links = Arc::new(Links::new(assets.clone(), clock.clone(), counters.clone(), link_rules));
@@ -269,24 +269,10 @@ impl Parts {
         if !self.config.features.budget_ledger {
             return Ok(None);
         }
-        let bucket = books::ledger_bucket(&self.config).await?;
+        let bucket = storage::ledger_bucket(&self.config).await?;
         let exporter = Exporter::new(self.store.clone(), bucket, self.clock.clone(), self.counters.clone());
         let exporter = Arc::new(exporter);
-        let import = tokio::time::timeout(self.import_time().await?, exporter.import(self.clock.now().day())).await;
-        let failed = match import {
-            Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(anyhow::Error::new(error)),
-            Err(late) => Some(anyhow::Error::new(late)),
-        };
-        if let Some(error) = failed {
-            let error = error.context("cannot read today's ledger");
-            // A database that knows nothing may be one that was lost: it must not spend before it knows what was.
-            if self.rules.live && self.store.is_empty().await? {
-                return Err(error.context(advice::UNREADABLE_LEDGER));
-            }
-            tracing::warn!(error = format!("{error:#}"), "the ledger is read when it answers again");
-            exporter.owe_import();
-        }
+        self.import_today(&exporter).await?;
         let task = exporter.clone();
         let last_export = self.config.work.shutdown_grace / 4;
         let draining = self.lifecycle.draining();
@@ -294,10 +280,23 @@ impl Parts {
         Ok(Some(exporter))
     }
 
-    /// How long a start waits for today's ledger: long only where nothing may be spent without it.
-    async fn import_time(&self) -> anyhow::Result<Duration> {
+    /// Takes today's charges in that the database does not know. A ledger that does not answer is asked again later.
+    async fn import_today(&self, exporter: &Exporter) -> anyhow::Result<()> {
+        // A database that knows nothing may be one that was lost: it must not spend before it knows what was.
         let is_needed = self.rules.live && self.store.is_empty().await?;
-        Ok(if is_needed { Duration::from_mins(1) } else { Duration::from_secs(5) })
+        let patience = if is_needed { NEEDED_LEDGER_PATIENCE } else { LEDGER_PATIENCE };
+        let error = match tokio::time::timeout(patience, exporter.import(self.clock.now().day())).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => anyhow::Error::new(error),
+            Err(late) => anyhow::Error::new(late),
+        };
+        let error = error.context("cannot read today's ledger");
+        if is_needed {
+            return Err(error.context(advice::UNREADABLE_LEDGER));
+        }
+        tracing::warn!(error = format!("{error:#}"), "the ledger is read when it answers again");
+        exporter.owe_import();
+        Ok(())
     }
 
     fn references(&self) -> anyhow::Result<References> {
@@ -431,35 +430,6 @@ async fn open_store(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<St
         let advice = advice::unusable_database(config.database.engine, &error);
         anyhow::Error::new(error).context(advice)
     })
-}
-
-/// Where pictures are kept: in a bucket if one is named, else in the folder.
-async fn open_assets(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn AssetStore>> {
-    let (storage, folder) = (&config.storage, &config.data.dir);
-    let Some(bucket) = &storage.pictures else {
-        let assets = LocalAssets::open(folder.clone(), clock);
-        return Ok(Arc::new(assets.with_context(|| advice::unusable_folder(folder))?));
-    };
-    let gcs = Gcs::connect(storage.emulator.as_deref(), storage.key_file.as_deref()).await;
-    let gcs = gcs.context(advice::UNUSABLE_CREDENTIALS)?;
-    if let Signing::Unable(reason) = &gcs.signing {
-        anyhow::bail!("{}: {reason}", advice::UNUSABLE_CREDENTIALS);
-    }
-    if config.urls.asked_ttl > config.urls.ttl {
-        tracing::warn!(ttl = ?config.urls.ttl, "SIGNED_URL_TTL is more than a signature can last: links live for less");
-    }
-    if matches!(gcs.signing, Signing::Keyless(_)) && config.urls.ttl > KEYLESS_TTL {
-        tracing::warn!(
-            "Google's own keys sign links, and are only good for 12 hours for certain: set SIGNED_URL_TTL to 12h, or \
-             GOOGLE_APPLICATION_CREDENTIALS to the key file of a service account"
-        );
-    }
-    let assets = Arc::new(GcsAssets::new(gcs, bucket.clone(), clock));
-    if let Err(error) = assets.check().await {
-        let error: &(dyn std::error::Error + 'static) = &error;
-        tracing::warn!(bucket, error, "{}", advice::SILENT_BUCKET);
-    }
-    Ok(assets)
 }
 
 fn money_rules(config: &Config) -> MoneyRules {

@@ -25,7 +25,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Longest time for one step with all its tries, whatever the other side does.
-pub const STEP_TIMEOUT: Duration = Duration::from_mins(1);
+const STEP_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Why the buckets cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +156,19 @@ fn keyless_signer(empty: bool) -> Result<Signer, CredentialsError> {
         Err(error) if empty && error.is_loading() => mds::Builder::default().build_signer(),
         built => built,
     }
+}
+
+/// A step did not come to an end in time.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {} s", STEP_TIMEOUT.as_secs())]
+pub struct Late;
+
+/// What `step` came to, if it came to an end: the library bounds the tries, not the time of one.
+///
+/// # Errors
+/// [`Late`] after a minute.
+pub async fn within<T>(step: impl Future<Output = T>) -> Result<T, Late> {
+    tokio::time::timeout(STEP_TIMEOUT, step).await.map_err(|_| Late)
 }
 
 /// The name of `bucket` in the library's calls.

@@ -25,7 +25,7 @@ use super::object::{content_type, disposition, is_object_name};
 use super::{AssetError, AssetStore, LinkedObject, OpenObject, SignedLink, SignedQuery};
 use crate::clock::Clock;
 use crate::domain::picture::{PictureFormat, Receipt};
-use crate::gcs::{Gcs, Meaning, STEP_TIMEOUT, Signing, bucket_path, if_there, meaning};
+use crate::gcs::{self, Gcs, Meaning, Signing, bucket_path, if_there, meaning};
 
 /// The key of a picture's metadata that holds its receipt, as JSON: about 500 of the 8 KiB that all keys may take.
 const RECEIPT: &str = "receipt";
@@ -196,8 +196,7 @@ fn named(name: &str) -> Result<&str, AssetError> {
     is_object_name(name).then_some(name).ok_or_else(refused)
 }
 
-/// What `step` came to, if it came to an end: the library bounds the tries, not the time of one.
+/// What `step` came to, in bounded time.
 async fn within<T>(step: impl Future<Output = T>) -> Result<T, AssetError> {
-    let late = |_| AssetError::unavailable(format!("no answer within {} s", STEP_TIMEOUT.as_secs()));
-    tokio::time::timeout(STEP_TIMEOUT, step).await.map_err(late)
+    gcs::within(step).await.map_err(AssetError::unavailable)
 }

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::output::{complain, program, say};
-use crate::app::books;
+use crate::app::{books, storage};
 use crate::config::Config;
 use crate::domain::comparison::DayFindings;
 use crate::domain::report::Grouping;
@@ -153,7 +153,7 @@ pub(super) async fn run(command: &LedgerCommand, config: &Config) -> anyhow::Res
 
 async fn verify(config: &Config, day: Option<Day>, as_json: bool) -> anyhow::Result<()> {
     let found = books::verify(config, day).await?;
-    let ledger = books::ledger_reader(config).await?;
+    let ledger = storage::ledger_reader(config).await?;
     let located: Vec<(&DayFindings, String)> = found.iter().map(|of| (of, ledger.location(of.day))).collect();
     say(&if as_json { show::findings_json(&located)? } else { show::findings(&located) });
     if found.iter().any(|of| of.waiting > 0) && !config.features.budget_ledger {
@@ -173,7 +173,7 @@ async fn report(config: &Config, arguments: &ReportArguments) -> anyhow::Result<
     ensure!(from.zip(*to).is_none_or(|(from, to)| from <= to), "--from is later than --to: there is no day between");
     let (from, to) = (day.or(*from), day.or(*to));
     let wanted = |of: Day| from.is_none_or(|from| from <= of) && to.is_none_or(|to| of <= to);
-    let ledger = books::ledger_reader(config).await?;
+    let ledger = storage::ledger_reader(config).await?;
     let summed = report::sum(&ledger, wanted, (*by).into()).await?;
     for line in show::about(&summed, &config.data.dir) {
         complain(&line);

@@ -23,7 +23,7 @@ use self::pace::Pace;
 use super::{Chunk, DayHead, LedgerBucket, LedgerError, LedgerReader, StoredChunk};
 use crate::domain::ledger::{LedgerLine, chunk_positions, parse_lines, with_chunks};
 use crate::domain::time::Day;
-use crate::gcs::{Gcs, Meaning, STEP_TIMEOUT, bucket_path, if_there, meaning};
+use crate::gcs::{Gcs, Meaning, bucket_path, if_there, meaning, within};
 
 /// Least time between two changes of one object. Google takes about one a second.
 pub const CHANGE_PACE: Duration = Duration::from_secs(1);
@@ -35,6 +35,9 @@ const LAST_CHUNK: &str = "lastChunk";
 const CONTENT_TYPE: &str = "application/jsonl";
 /// A day's object changes every few seconds: a copy of it is stale at once.
 const CACHE_CONTROL: &str = "no-store";
+
+/// What Google answers to a range that begins behind the end of an object.
+const OUT_OF_RANGE: u16 = 416;
 
 /// A ledger in a bucket.
 #[derive(Debug)]
@@ -73,7 +76,7 @@ impl GcsLedger {
         Ok(())
     }
 
-    /// `at_most` bytes of `object` from byte `from` on; `None` if it is absent or ends before them.
+    /// The `range` of `object`, as far as it goes; `None` if it is absent or ends before that.
     async fn read(&self, object: &str, range: ReadRange) -> Result<Option<Bytes>, LedgerError> {
         in_time(Box::pin(async {
             let request = self.gcs.data.read_object(&self.path, object).set_read_range(range);
@@ -107,13 +110,9 @@ impl GcsLedger {
     }
 }
 
-/// What Google answers to a range that begins behind the end of an object.
-const OUT_OF_RANGE: u16 = 416;
-
 /// Runs one step, which ends in bounded time whatever the other side does.
 async fn in_time<T>(step: BoxFuture<'_, Result<T, Error>>) -> Result<T, LedgerError> {
-    let done = tokio::time::timeout(STEP_TIMEOUT, step).await;
-    done.map_err(LedgerError::unavailable)?.map_err(LedgerError::unavailable)
+    within(step).await.map_err(LedgerError::unavailable)?.map_err(LedgerError::unavailable)
 }
 
 fn day_object(day: Day) -> String {
@@ -171,7 +170,7 @@ impl LedgerBucket for GcsLedger {
     async fn append(&self, chunk: &Chunk, head: &DayHead) -> Result<(), LedgerError> {
         let day_object = day_object(chunk.day);
         self.pace.wait(&day_object).await;
-        let composed = tokio::time::timeout(STEP_TIMEOUT, self.compose(chunk, head)).await;
+        let composed = within(self.compose(chunk, head)).await;
         self.pace.changed(&day_object);
         match composed.map_err(LedgerError::unavailable)? {
             Ok(()) => Ok(()),

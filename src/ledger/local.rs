@@ -44,10 +44,6 @@ impl LocalLedger {
         day_file(&self.root, day)
     }
 
-    fn chunk_folder(&self, day: Day) -> PathBuf {
-        chunk_folder(&self.root, day)
-    }
-
     /// Runs file work off the async threads.
     async fn blocking<T: Send + 'static>(
         &self,
@@ -78,21 +74,9 @@ impl LocalLedger {
         Ok(DayHead { generation: i64::try_from(length).map_err(io::Error::other)?, count, last_chunk: None })
     }
 
-    /// The chunks of `day`, in order.
-    fn chunks(&self, day: Day) -> io::Result<Vec<(u64, u64, PathBuf)>> {
-        let mut chunks: Vec<_> = durable::entries(&self.chunk_folder(day))?
-            .into_iter()
-            .filter_map(|path| positions(&path).map(|(from, to)| (from, to, path)))
-            .collect();
-        chunks.sort();
-        Ok(chunks)
-    }
-
     /// Whether the file ends with the first lines of `chunk`, as many as `head` has of its positions.
     fn ends_with(&self, chunk: &Chunk, head: &DayHead) -> io::Result<bool> {
-        let written = usize::try_from(head.count + 1 - chunk.from).map_err(io::Error::other)?;
-        let expected: Vec<u8> =
-            chunk.lines.split_inclusive(|byte| *byte == b'\n').take(written).flatten().copied().collect();
+        let (expected, _) = split_lines(chunk, head.count)?;
         if expected.is_empty() {
             return Ok(true);
         }
@@ -115,10 +99,8 @@ impl LocalLedger {
         if i64::try_from(length) != Ok(head.generation) || next < chunk.from || next > chunk.to {
             return Err(LedgerError::Moved);
         }
-        let written = usize::try_from(next - chunk.from).map_err(LedgerError::unavailable)?;
-        let rest: Vec<u8> =
-            chunk.lines.split_inclusive(|byte| *byte == b'\n').skip(written).flatten().copied().collect();
-        file.write_all(&rest).and_then(|()| file.sync_all()).map_err(LedgerError::unavailable)?;
+        let (_, rest) = split_lines(chunk, head.count).map_err(LedgerError::unavailable)?;
+        file.write_all(rest).and_then(|()| file.sync_all()).map_err(LedgerError::unavailable)?;
         if is_new {
             durable::sync_folder(&self.root.join("ledger")).map_err(LedgerError::unavailable)?;
         }
@@ -163,6 +145,13 @@ fn count_lines(file: &mut File, length: u64) -> io::Result<(u64, u64)> {
     Ok((whole, count))
 }
 
+/// The lines of `chunk` up to position `count`, and those behind it.
+fn split_lines(chunk: &Chunk, count: u64) -> io::Result<(&[u8], &[u8])> {
+    let written = usize::try_from(count + 1 - chunk.from).map_err(io::Error::other)?;
+    let lines = chunk.lines.split_inclusive(|byte| *byte == b'\n');
+    Ok(chunk.lines.split_at(lines.take(written).map(<[u8]>::len).sum()))
+}
+
 /// The positions that a chunk's file name says it has.
 fn positions(path: &Path) -> Option<(u64, u64)> {
     chunk_positions(path.file_name()?.to_str()?)
@@ -196,10 +185,9 @@ impl LedgerBucket for LocalLedger {
 
     async fn sweep(&self, day: Day, count: u64) -> Result<(), LedgerError> {
         self.blocking(move |ledger| {
-            let folder = ledger.chunk_folder(day);
-            let chunks = durable::entries(&folder).map_err(LedgerError::unavailable)?;
-            for chunk in chunks.iter().filter(|chunk| positions(chunk).is_some_and(|(_, to)| to <= count)) {
-                match fs::remove_file(chunk) {
+            let chunks = reading::chunks(&ledger.root, day).map_err(LedgerError::unavailable)?;
+            for chunk in chunks.iter().filter(|chunk| chunk.to <= count) {
+                match fs::remove_file(ledger.root.join(&chunk.name)) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
                         return Err(LedgerError::unavailable(error));
                     }
@@ -214,7 +202,7 @@ impl LedgerBucket for LocalLedger {
     async fn may_hold_more(&self, day: Day, known: u64) -> Result<bool, LedgerError> {
         self.blocking(move |ledger| {
             let count = ledger.read_head(day).map_err(LedgerError::unavailable)?.count;
-            Ok(count > known || !ledger.chunks(day).map_err(LedgerError::unavailable)?.is_empty())
+            Ok(count > known || !reading::chunks(&ledger.root, day).map_err(LedgerError::unavailable)?.is_empty())
         })
         .await
     }
@@ -230,9 +218,9 @@ impl LedgerBucket for LocalLedger {
                 Err(error) => return Err(LedgerError::unavailable(error)),
             };
             let mut chunks = Vec::new();
-            for (from, _, path) in ledger.chunks(day).map_err(LedgerError::unavailable)? {
-                let content = fs::read(path).map_err(LedgerError::unavailable)?;
-                chunks.push(parse_lines(&content, from).map_err(corrupt)?);
+            for chunk in reading::chunks(&ledger.root, day).map_err(LedgerError::unavailable)? {
+                let content = fs::read(ledger.root.join(&chunk.name)).map_err(LedgerError::unavailable)?;
+                chunks.push(parse_lines(&content, chunk.from).map_err(corrupt)?);
             }
             Ok(with_chunks(lines, chunks))
         })
@@ -295,9 +283,9 @@ mod tests {
         let numbers: Vec<_> = ledger.read_day(DAY).await.unwrap();
         assert_eq!(numbers, (1..=4).map(line).collect::<Vec<_>>());
         ledger.sweep(DAY, 3).await.unwrap();
-        assert_eq!(durable::entries(&ledger.chunk_folder(DAY)).unwrap().len(), 1);
+        assert_eq!(durable::entries(&chunk_folder(&ledger.root, DAY)).unwrap().len(), 1);
         ledger.sweep(DAY, 4).await.unwrap();
-        assert!(durable::entries(&ledger.chunk_folder(DAY)).unwrap().is_empty());
+        assert!(durable::entries(&chunk_folder(&ledger.root, DAY)).unwrap().is_empty());
     }
 
     #[tokio::test]

@@ -74,7 +74,8 @@ fn days(root: &Path) -> io::Result<Vec<Day>> {
     Ok(days)
 }
 
-fn chunks(root: &Path, day: Day) -> io::Result<Vec<StoredChunk>> {
+/// The stored chunks of `day`, in order.
+pub(super) fn chunks(root: &Path, day: Day) -> io::Result<Vec<StoredChunk>> {
     let named = |path: PathBuf| {
         let (from, to) = positions(&path)?;
         let name = format!("ledger/chunks/{day}/{}", path.file_name()?.to_str()?);

@@ -8,7 +8,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{AppState, images, pictures, progress, references, retry, status};
+use super::{AppState, images, pictures, progress, references, retry, session, status};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -24,6 +24,7 @@ use super::{AppState, images, pictures, progress, references, retry, status};
         (name = "references", description = "Pictures for a model to go by"),
         (name = "pictures", description = "Links to pictures, and the pictures themselves"),
         (name = "progress", description = "Server-sent events"),
+        (name = "access", description = "A browser's login"),
         (name = "service", description = "Health, counters, this description"),
     ),
 )]
@@ -40,6 +41,8 @@ pub fn routes() -> (Router<AppState>, OpenApi) {
         .routes(routes!(images::budget))
         .routes(routes!(progress::events, progress::events_head))
         .routes(routes!(progress::progress, progress::progress_head))
+        .routes(routes!(session::stream_token))
+        .routes(routes!(session::log_in, session::log_out))
         .routes(routes!(pictures::picture))
         .routes(routes!(pictures::thumbnail))
         .routes(routes!(pictures::asset))
@@ -90,6 +93,7 @@ mod tests {
         described.sort();
         insta::assert_json_snapshot!(described, @r#"
         [
+          "delete /session",
           "get /assets/{path}",
           "get /budget",
           "get /health",
@@ -109,7 +113,9 @@ mod tests {
           "post /images",
           "post /images/{batchId}/cancel",
           "post /images/{batchId}/retry",
-          "post /references"
+          "post /images/{batchId}/stream-token",
+          "post /references",
+          "post /session"
         ]
         "#);
         assert!(description["openapi"].as_str().unwrap().starts_with("3.1"));

@@ -9,7 +9,8 @@ use axum::http::request::Parts;
 use url::form_urlencoded;
 
 use super::problem::{Fault, Problem};
-use crate::domain::ids::{BatchId, UserId};
+use crate::domain::access::Caller;
+use crate::domain::ids::BatchId;
 use crate::domain::spec::SceneId;
 use crate::domain::state::BatchState;
 use crate::service::batches::Page;
@@ -19,15 +20,18 @@ pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 /// Longest key, in characters. Named by the contract.
 const MAX_KEY_CHARS: usize = 255;
 
-/// Who asks. While no keys exist, everyone who can reach the service is its one local user.
+/// Who asks, as [`access::check`](super::access::check) found out.
 #[derive(Debug, Clone)]
-pub struct Caller(pub UserId);
+pub struct Identity(pub Caller);
 
-impl<S: Sync> FromRequestParts<S> for Caller {
-    type Rejection = Infallible;
+impl<S: Sync> FromRequestParts<S> for Identity {
+    type Rejection = Problem;
 
-    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(UserId::local()))
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        parts.extensions.get::<Caller>().cloned().map(Self).ok_or_else(|| {
+            tracing::error!("a handler asks for a caller on a route where nobody looks for one");
+            Problem::internal()
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::body::{self, Accepted, Here, Rules};
 use super::etag::Tag;
-use super::extract::{Caller, Parameters, batch_id, idempotency_key};
+use super::extract::{Identity, Parameters, batch_id, idempotency_key};
 use super::problem::Problem;
 use super::schema::BatchBody;
 use super::upload::Upload;
@@ -59,7 +59,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 )]
 pub async fn submit(
     State(state): State<AppState>,
-    Caller(caller): Caller,
+    Identity(caller): Identity,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -70,7 +70,7 @@ pub async fn submit(
     }
     let idempotency = key.map(|key| Idempotency { key, request_hash: accepted.request_hash });
     let submitted = state.batches.submit(&caller, accepted.spec, idempotency).await?;
-    answer_accepted(&state.batches, &caller, submitted.batch, submitted.replayed, &headers).await
+    answer_accepted(&state.batches, &caller.user, submitted.batch, submitted.replayed, &headers).await
 }
 
 /// The two answers that have status 200.
@@ -175,7 +175,7 @@ pub(super) fn header(text: String) -> Result<HeaderValue, Problem> {
     })
 }
 
-/// Lists the caller's batches, newest first, without their items.
+/// Lists the caller's batches, newest first, without their items; an admin sees everyone's.
 #[utoipa::path(
     get, path = "/images", tag = "batches",
     params(
@@ -191,7 +191,7 @@ pub(super) fn header(text: String) -> Result<HeaderValue, Problem> {
 )]
 pub async fn list(
     State(batches): State<Arc<Batches>>,
-    Caller(caller): Caller,
+    Identity(caller): Identity,
     mut parameters: Parameters,
 ) -> Result<Json<BatchListView>, Problem> {
     let (page, state) = (parameters.page(LIST_PAGE.0, LIST_PAGE.1), parameters.state());
@@ -220,7 +220,7 @@ pub async fn list(
 )]
 pub async fn get(
     State(state): State<AppState>,
-    Caller(caller): Caller,
+    Identity(caller): Identity,
     Path(batch): Path<String>,
     mut parameters: Parameters,
     headers: HeaderMap,
@@ -228,7 +228,8 @@ pub async fn get(
     let batch = batch_id(&batch)?;
     let page = parameters.page(ITEM_PAGE.0, ITEM_PAGE.1);
     parameters.finish()?;
-    let view = state.batches.get(&caller, batch, &page).await?;
+    let caller = state.batches.acting_for(caller, batch).await?;
+    let view = state.batches.get(&caller.user, batch, &page).await?;
     let tag = Tag::of(&view);
     if let Some(had) = tag.still_good(&headers, state.clock.now()) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, header(had.header())?)]).into_response());
@@ -248,12 +249,13 @@ pub async fn get(
 )]
 pub async fn cancel(
     State(batches): State<Arc<Batches>>,
-    Caller(caller): Caller,
+    Identity(caller): Identity,
     Path(batch): Path<String>,
 ) -> Result<Json<BatchView>, Problem> {
     let batch = batch_id(&batch)?;
-    batches.cancel(&caller, batch).await?;
-    Ok(Json(batches.get(&caller, batch, &Page { limit: ITEM_PAGE.0, cursor: None }).await?))
+    let caller = batches.acting_for(caller, batch).await?;
+    batches.cancel(&caller.user, batch).await?;
+    Ok(Json(batches.get(&caller.user, batch, &Page { limit: ITEM_PAGE.0, cursor: None }).await?))
 }
 
 /// The day's money: of everyone, and the caller's own where users have limits.
@@ -264,6 +266,9 @@ pub async fn cancel(
         (status = "default", description = "Any error", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub async fn budget(State(batches): State<Arc<Batches>>, Caller(caller): Caller) -> Result<Json<BudgetView>, Problem> {
+pub async fn budget(
+    State(batches): State<Arc<Batches>>,
+    Identity(caller): Identity,
+) -> Result<Json<BudgetView>, Problem> {
     Ok(Json(batches.budget(&caller).await?))
 }

@@ -1,7 +1,6 @@
 //! Progress streams, on our path and on the original service's.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -11,11 +10,11 @@ use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 
 use super::AppState;
-use super::extract::{Caller, Parameters, batch_id};
+use super::extract::{Identity, Parameters, batch_id};
 use super::problem::{Code, Fault, Problem};
-use crate::domain::ids::UserId;
+use crate::domain::access::Caller;
 use crate::service::batches::Page;
-use crate::service::feed::{Feeds, Subscription};
+use crate::service::feed::Subscription;
 
 /// The number of the last event that a client saw.
 const LAST_EVENT_ID: &str = "Last-Event-ID";
@@ -32,6 +31,7 @@ macro_rules! stream_route {
             params(
                 ("batchId" = String, Path, description = "`bat_` and a ULID"),
                 ("Last-Event-ID" = Option<u64>, Header, description = "The last event number seen; the stream goes on after it"),
+                ("token" = Option<String>, Query, description = "A stream token, for clients that cannot send a key"),
                 ("lastEventId" = Option<u64>, Query, description = "The same, for clients that cannot set headers"),
             ),
             responses(
@@ -39,17 +39,18 @@ macro_rules! stream_route {
                 (status = 204, description = "The client has seen everything; do not reconnect"),
                 (status = 400, description = "`invalid_request`: not an event number", body = Problem, content_type = "application/problem+json"),
                 (status = 404, description = "`not_found` or `feature_disabled`", body = Problem, content_type = "application/problem+json"),
+                (status = 429, description = "`too_many_streams`", body = Problem, content_type = "application/problem+json"),
                 (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
             ),
         )]
         pub async fn $name(
             State(state): State<AppState>,
-            Caller(caller): Caller,
+            Identity(caller): Identity,
             Path(batch): Path<String>,
             parameters: Parameters,
             headers: HeaderMap,
         ) -> Result<Response, Problem> {
-            open(&state.feeds, state.sse_enabled, &caller, &batch, parameters, &headers).await
+            open(&state, caller, &batch, parameters, &headers).await
         }
 
         $(#[$head_doc])*
@@ -63,10 +64,10 @@ macro_rules! stream_route {
         )]
         pub async fn $head(
             State(state): State<AppState>,
-            Caller(caller): Caller,
+            Identity(caller): Identity,
             Path(batch): Path<String>,
         ) -> Result<Response, Problem> {
-            look(&state, &caller, &batch).await
+            look(&state, caller, &batch).await
         }
     };
 }
@@ -87,26 +88,34 @@ stream_route!(
 );
 
 async fn open(
-    feeds: &Arc<Feeds>,
-    enabled: bool,
-    caller: &UserId,
+    state: &AppState,
+    caller: Caller,
     batch: &str,
     parameters: Parameters,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    check_enabled(enabled)?;
+    check_enabled(state.sse_enabled)?;
     let batch = batch_id(batch)?;
     let after = last_seen(headers, parameters)?;
-    match feeds.open(caller, batch, after).await? {
+    let slot = state.callers.stream(&caller)?;
+    let caller = state.batches.acting_for(caller, batch).await?;
+    match state.feeds.open(&caller.user, batch, after).await? {
         Subscription::Ended => Ok(StatusCode::NO_CONTENT.into_response()),
-        Subscription::Frames(frames) => Ok(stream(Body::from_stream(frames.map(Ok::<_, Infallible>)))),
+        Subscription::Frames(frames) => {
+            let counted = frames.map(move |frame| {
+                let _open = &slot;
+                Ok::<_, Infallible>(frame)
+            });
+            Ok(stream(Body::from_stream(counted)))
+        }
     }
 }
 
-async fn look(state: &AppState, caller: &UserId, batch: &str) -> Result<Response, Problem> {
+async fn look(state: &AppState, caller: Caller, batch: &str) -> Result<Response, Problem> {
     check_enabled(state.sse_enabled)?;
     let batch = batch_id(batch)?;
-    state.batches.get(caller, batch, &Page { limit: 1, cursor: None }).await?;
+    let caller = state.batches.acting_for(caller, batch).await?;
+    state.batches.get(&caller.user, batch, &Page { limit: 1, cursor: None }).await?;
     Ok(stream(Body::empty()))
 }
 

@@ -36,7 +36,7 @@ The most important environment variables (.env.example has them all):
   PORT, HOST             where to listen                 [9090, 127.0.0.1]
   DATA_DIR               pictures, ledger, database      [./data]
   DATABASE_URL           sqlite:PATH or postgres://…     [sqlite:$DATA_DIR/orchestrator.db]
-  AUTH, API_KEYS         keys, open or cloud-run; NAME=KEY  [keys, but open on loopback while there is none]
+  AUTH, API_KEYS         how callers are known, and keys [open on loopback without keys]
   RUN_MODE               dry_run or live                 [live with synthetic, which is free; else dry_run]
   PROVIDER               synthetic or gemini             [gemini with GEMINI_API_KEY, else synthetic]
   DAILY_BUDGET_USD       the hard cap of a UTC day       [100]

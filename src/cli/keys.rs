@@ -34,7 +34,7 @@ Examples:
 pub(super) enum KeysCommand {
     #[command(about = "Make a key and show it once", long_about = ABOUT_NEW, after_help = EXAMPLES_NEW)]
     New(NewArguments),
-    /// List the keys in the database; those of API_KEYS and API_KEYS_FILE are not there.
+    /// List the keys in the database; those of the configuration are not there.
     List {
         /// As JSON.
         #[arg(long)]
@@ -63,7 +63,7 @@ pub(super) struct NewArguments {
     /// The most its user may spend on a day with it, in US dollars.
     #[arg(long, value_name = "USD")]
     daily_budget: Option<MicroUsd>,
-    /// Do not keep it: show the key on standard error, and its line for API_KEYS_FILE on standard output.
+    /// Do not keep it: show the key on standard error, and its line for a file of keys on standard output.
     #[arg(long, conflicts_with = "json")]
     entry: bool,
     /// As JSON.

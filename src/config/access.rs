@@ -96,7 +96,8 @@ fn origins(from: &mut Reader<'_>) -> Vec<String> {
     let given: Vec<String> = given.filter(|origin| !origin.is_empty()).map(str::to_owned).collect();
     let exact = |origin: &String| {
         let url = url::Url::parse(origin);
-        url.is_ok_and(|url| ["http", "https"].contains(&url.scheme()) && url.origin().ascii_serialization() == *origin)
+        let plain = !origin.contains('*');
+        plain && url.is_ok_and(|url| is_web(&url) && url.origin().ascii_serialization() == *origin)
     };
     if !given.iter().all(exact) {
         from.refuse(
@@ -105,4 +106,8 @@ fn origins(from: &mut Reader<'_>) -> Vec<String> {
         );
     }
     given
+}
+
+fn is_web(url: &url::Url) -> bool {
+    ["http", "https"].contains(&url.scheme())
 }

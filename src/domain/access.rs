@@ -361,7 +361,9 @@ impl Caller {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as lower-case digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         // Writing to a text cannot fail.

@@ -93,7 +93,7 @@ pub async fn check(State(state): State<AppState>, request: Request, next: Next) 
     let changes = changes(&parts.method) && need != Need::Scope(Scope::Read);
     let allowance = match changes.then(|| state.callers.change(&caller)).transpose() {
         Ok(allowance) => allowance.flatten(),
-        Err((problem, left)) => return with_allowance(problem.into_response(), Some(left)),
+        Err(left) => return with_allowance(left.problem().into_response(), Some(left)),
     };
     let audited = (changes && !caller.is_local).then(|| Audit::new(&state, &parts, &caller));
     parts.extensions.insert(caller);
@@ -105,6 +105,7 @@ pub async fn check(State(state): State<AppState>, request: Request, next: Next) 
 }
 
 /// Whether requests of `method` change something.
+#[must_use]
 pub fn changes(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }

@@ -37,6 +37,7 @@ pub enum Credentials {
 
 impl Credentials {
     /// Whether a browser sends it along by itself, also for a page that the user did not mean.
+    #[must_use]
     pub fn is_ambient(&self) -> bool {
         matches!(self, Self::Session(_))
     }
@@ -120,6 +121,7 @@ fn platform_user(headers: &HeaderMap) -> Result<Option<UserId>, Problem> {
 }
 
 /// The batch in the path of a progress stream.
+#[must_use]
 pub fn batch_of(path: &str) -> Option<BatchId> {
     path.split('/').find_map(|part| part.parse().ok())
 }
@@ -161,7 +163,9 @@ mod tests {
             (vec![("cookie", "orchestrator_session=")], None, "nothing"),
         ] {
             let mut all = HeaderMap::new();
-            pairs.iter().for_each(|(name, value)| drop(all.append(*name, value.parse().unwrap())));
+            for (name, value) in &pairs {
+                all.append(*name, value.parse().unwrap());
+            }
             let shown = match Credentials::of(&all, query, false) {
                 Err(problem) => problem.code().as_str().to_owned(),
                 Ok(_) => shown(&pairs, query, false),

@@ -69,10 +69,17 @@ pub struct Allowance {
     limit: u32,
     remaining: u32,
     /// Until one more is there; whole seconds, rounded up.
-    reset: u64,
+    reset: u32,
 }
 
 impl Allowance {
+    /// What is answered when nothing is left.
+    #[must_use]
+    pub fn problem(self) -> Problem {
+        let detail = format!("more than {} changing requests in a minute (RATE_LIMIT_PER_MINUTE)", self.limit);
+        Problem::new(Code::RateLimited, detail).retry_after(self.reset)
+    }
+
     /// Says it in the answer (draft-ietf-httpapi-ratelimit-headers-10).
     pub fn write(self, headers: &mut HeaderMap) {
         let policy = HeaderValue::try_from(format!("\"changes\";q={};w=60", self.limit));
@@ -99,16 +106,19 @@ impl<K: Hash + Eq + Clone> Minutely<K> {
         match self.limiter.check_key(key) {
             Ok(state) => {
                 let remaining = state.remaining_burst_capacity();
-                let reset = u64::from((MINUTE / self.limit).as_secs_f64().ceil() as u32);
-                Ok(Allowance { limit: self.limit, remaining, reset })
+                Ok(Allowance { limit: self.limit, remaining, reset: whole_seconds(MINUTE / self.limit) })
             }
             Err(until) => {
-                let wait = until.wait_time_from(self.clock.now());
-                let reset = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-                Err(Allowance { limit: self.limit, remaining: 0, reset: reset.max(1) })
+                let reset = whole_seconds(until.wait_time_from(self.clock.now())).max(1);
+                Err(Allowance { limit: self.limit, remaining: 0, reset })
             }
         }
     }
+}
+
+/// Rounded up.
+fn whole_seconds(span: Duration) -> u32 {
+    u32::try_from(span.as_secs()).unwrap_or(u32::MAX).saturating_add(u32::from(span.subsec_nanos() > 0))
 }
 
 /// The bounds, and what is used of them.
@@ -153,15 +163,9 @@ impl RequestLimits {
     /// Counts a changing request of `caller`; what is left then, where it is counted at all.
     ///
     /// # Errors
-    /// `rate_limited`, and what to say in the headers.
-    pub fn change(&self, caller: &Caller) -> Result<Option<Allowance>, (Problem, Allowance)> {
-        if caller.is_local {
-            return Ok(None);
-        }
-        self.changes.take(&caller.user).map(Some).map_err(|left| {
-            let detail = format!("more than {} changing requests in a minute (RATE_LIMIT_PER_MINUTE)", left.limit);
-            (Problem::new(Code::RateLimited, detail).retry_after(seconds(left)), left)
-        })
+    /// When the next one may come.
+    pub fn change(&self, caller: &Caller) -> Result<Option<Allowance>, Allowance> {
+        if caller.is_local { Ok(None) } else { self.changes.take(&caller.user).map(Some) }
     }
 
     /// Counts a wrong key from `address`.
@@ -171,7 +175,7 @@ impl RequestLimits {
     pub fn failure(&self, address: IpAddr) -> Result<(), Problem> {
         self.failures.take(&network(address)).map(drop).map_err(|left| {
             let detail = format!("more than {} refused keys from this address in a minute", left.limit);
-            Problem::new(Code::RateLimited, detail).retry_after(seconds(left))
+            Problem::new(Code::RateLimited, detail).retry_after(left.reset)
         })
     }
 
@@ -193,10 +197,6 @@ impl RequestLimits {
         streams.insert(caller.user.clone(), mine + 1);
         Ok(StreamSlot { user: caller.user.clone(), streams: self.streams.clone() })
     }
-}
-
-fn seconds(left: Allowance) -> u32 {
-    u32::try_from(left.reset).unwrap_or(u32::MAX)
 }
 
 /// The network that an address is one caller's: of IPv6 the first 64 bits.
@@ -233,8 +233,9 @@ mod tests {
         let alice = user("alice");
         let left = (0..3).map(|_| limits.change(&alice).unwrap().unwrap().remaining).collect::<Vec<_>>();
         assert_eq!(left, [2, 1, 0]);
-        let (problem, left) = limits.change(&alice).unwrap_err();
-        assert_eq!((problem.code(), left), (Code::RateLimited, Allowance { limit: 3, remaining: 0, reset: 20 }));
+        let left = limits.change(&alice).unwrap_err();
+        assert_eq!(left, Allowance { limit: 3, remaining: 0, reset: 20 });
+        assert_eq!(left.problem().code(), Code::RateLimited);
         assert!(limits.change(&user("bob")).is_ok(), "each has a limit of their own");
         assert_eq!(limits.change(&Caller::local()).unwrap(), None);
         clock.advance(Duration::from_secs(20));

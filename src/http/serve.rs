@@ -141,6 +141,8 @@ async fn serve_connection(stream: TcpStream, peer: Peer, router: Router, stop: S
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::Notify;

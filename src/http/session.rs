@@ -77,7 +77,7 @@ async fn begin(state: &AppState, request: &Parts) -> Result<Response, Problem> {
         return Ok(Json(view(&caller, None)).into_response());
     }
     local::check_not_foreign(headers)?;
-    let allowance = state.callers.change(&caller).map_err(|(problem, _)| problem)?;
+    let allowance = state.callers.change(&caller).map_err(super::limits::Allowance::problem)?;
     let session = state.access.open_session(&caller).await?;
     let mut response = Json(view(&caller, Some(session.expires_at))).into_response();
     response.headers_mut().insert(SET_COOKIE, cookie(headers, &session.secret, SESSION_LIFE)?);

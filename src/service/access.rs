@@ -15,7 +15,7 @@ pub use self::file::KeysFileError;
 pub use self::sessions::{SESSION_LIFE, STREAM_TOKEN_LIFE, Ticket};
 use super::batches::ServiceError;
 use crate::clock::Clock;
-use crate::domain::access::{ApiKey, Caller, KeyError, KeyId, KeyRecord, KeyRefusal, Scopes, SecretHash};
+use crate::domain::access::{ApiKey, Caller, KeyError, KeyId, KeyRecord, KeyRefusal, Scope, Scopes, SecretHash};
 use crate::domain::ids::{BatchId, UserId};
 use crate::store::Store;
 
@@ -111,12 +111,11 @@ impl Access {
             return Ok(Caller::local());
         }
         let caller = match shown {
-            Shown::Nothing => return Err(self.missing().await?),
             Shown::Key(text) => self.by_key(text).await?,
             Shown::Session(secret) => self.by_session(secret, None).await?,
             Shown::StreamToken(secret, batch) => self.by_session(secret, Some(batch)).await?,
             Shown::Platform(user) if self.mode == AccessMode::Platform => Caller::of_platform(user.clone()),
-            Shown::Platform(_) => return Err(self.missing().await?),
+            Shown::Nothing | Shown::Platform(_) => return Err(self.missing().await?),
         };
         let daily_budget = caller.daily_budget.filter(|_| self.budgets);
         Ok(Caller { daily_budget, ..caller })
@@ -187,7 +186,7 @@ impl Access {
         if batch.is_none() {
             return Ok(caller);
         }
-        let scopes = if caller.scopes.has(crate::domain::access::Scope::Admin) { caller.scopes } else { Scopes::READ };
+        let scopes = if caller.scopes.has(Scope::Admin) { caller.scopes } else { Scopes::READ };
         Ok(Caller { scopes, ..caller })
     }
 
@@ -203,7 +202,6 @@ impl Access {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "used as the argument of map_err")]
 fn refused(refusal: KeyRefusal) -> AccessError {
     AccessError::Refused(refusal.to_string())
 }

@@ -150,9 +150,9 @@ impl Store {
             Some(BatchState::Running) => format!("$4 <> '' AND state = 'running' AND {touched}"),
             Some(_) => "state = $4".to_owned(),
         };
-        let owned = if owner.is_some() { "owner = $1" } else { "$1 = ''" };
+        let whose = if owner.is_some() { "owner = $1" } else { "$1 = ''" };
         let sql = format!(
-            "SELECT {BATCH_COLUMNS} FROM batches WHERE {owned} AND id < $2 AND {state} ORDER BY id DESC LIMIT $3"
+            "SELECT {BATCH_COLUMNS} FROM batches WHERE {whose} AND id < $2 AND {state} ORDER BY id DESC LIMIT $3"
         );
         // `bau` sorts behind every `bat_…`.
         let before = filter.before.map_or_else(|| "bau".to_owned(), |batch| batch.to_string());

@@ -9,6 +9,7 @@
     reason = "a test that cannot go on says so by ending, and is a program of its own"
 )]
 
+mod access;
 mod architecture;
 mod assets_gcs;
 mod bench;

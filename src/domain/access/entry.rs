@@ -101,10 +101,10 @@ impl KeyRecord {
         if let Some(end) = self.expires_at {
             // An entry ends with a day; one that ends within a day is good for all of it.
             let last = end.before(std::time::Duration::from_millis(1)).day();
-            text.push_str(&format!(";expires={last}"));
+            text = format!("{text};expires={last}");
         }
         if let Some(budget) = self.daily_budget {
-            text.push_str(&format!(";budget={budget}"));
+            text = format!("{text};budget={budget}");
         }
         text
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::Rng as _;
 
 use super::{Access, Caller};
-use crate::domain::access::SecretHash;
+use crate::domain::access::{SecretHash, hex};
 use crate::domain::ids::BatchId;
 use crate::domain::time::Timestamp;
 use crate::service::batches::ServiceError;
@@ -57,7 +57,7 @@ impl Access {
     async fn make(&self, caller: &Caller, batch: Option<BatchId>, life: Duration) -> Result<Ticket, ServiceError> {
         let mut bytes = [0_u8; SECRET_BYTES];
         rand::rng().fill_bytes(&mut bytes);
-        let secret: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let secret = hex(&bytes);
         let now = self.clock.now();
         let expires_at = now.after(life);
         let row = SessionRow { key: caller.key, user: caller.user.clone(), batch, expires_at };

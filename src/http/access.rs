@@ -90,12 +90,14 @@ pub async fn check(State(state): State<AppState>, request: Request, next: Next) 
         Ok(caller) => caller,
         Err(problem) => return refusal(problem),
     };
-    let changes = changes(&parts.method) && need != Need::Scope(Scope::Read);
+    let changes = changes(&parts.method);
     let allowance = match changes.then(|| state.callers.change(&caller)).transpose() {
         Ok(allowance) => allowance.flatten(),
         Err(left) => return with_allowance(left.problem().into_response(), Some(left)),
     };
-    let audited = (changes && !caller.is_local).then(|| Audit::new(&state, &parts, &caller));
+    // A token for a stream is counted like a change, and changes nothing.
+    let audited =
+        (changes && need != Need::Scope(Scope::Read) && !caller.is_local).then(|| Audit::new(&state, &parts, &caller));
     parts.extensions.insert(caller);
     let response = with_allowance(next.run(Request::from_parts(parts, body)).await, allowance);
     if let Some(audit) = audited {

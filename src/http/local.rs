@@ -2,7 +2,7 @@
 //! for the pages that they look at: a page must not reach it by a name of its own (DNS rebinding), nor change
 //! anything from another origin. With a session's cookie, nothing changes but for pages of the service itself.
 
-use axum::http::header::{HOST, ORIGIN};
+use axum::http::header::{FORWARDED, HOST, ORIGIN};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 
@@ -11,20 +11,27 @@ use super::problem::{Code, Problem};
 /// What a browser says of the page that made a request.
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
+/// What proxies add: whoever is behind one is not at this machine.
+const PROXIED: [HeaderName; 3] =
+    [FORWARDED, HeaderName::from_static("x-forwarded-for"), HeaderName::from_static("x-real-ip")];
+
 fn refused<T>(detail: &'static str) -> Result<T, Problem> {
     Err(Problem::new(Code::Forbidden, detail))
 }
 
 const FOREIGN: &str = "a web page of another origin may not change anything here; CORS_ORIGINS names those that may";
 
-/// Whether an open service takes the request: it was sent to this machine by name, and changes nothing for a
-/// page that is not in `origins`.
+/// Whether an open service takes the request: it was sent to this machine by name and by nobody's proxy, and changes
+/// nothing for a page that is not in `origins`.
 ///
 /// # Errors
 /// `forbidden`.
 pub fn check(method: &Method, headers: &HeaderMap, origins: &[HeaderValue]) -> Result<(), Problem> {
     if text(headers, &HOST).is_some_and(|host| !is_loopback(host)) {
         return refused("without API keys only requests to a loopback name are served; use localhost or 127.0.0.1");
+    }
+    if PROXIED.iter().any(|name| headers.contains_key(name)) {
+        return refused("without API keys nothing is served through a proxy: make a key with `orchestrator keys new`");
     }
     let named = headers.get(ORIGIN).is_some_and(|origin| origins.contains(origin));
     if super::access::changes(method) && !named { check_not_foreign(headers) } else { Ok(()) }
@@ -95,6 +102,10 @@ mod tests {
             assert!(!allowed(&Method::GET, host, None), "{host}");
         }
         assert!(check(&Method::POST, &HeaderMap::new(), &[]).is_ok(), "a client of HTTP/1.0 names no host");
+        for name in PROXIED {
+            let proxied = HeaderMap::from_iter([(name, HeaderValue::from_static("203.0.113.9"))]);
+            assert!(check(&Method::GET, &proxied, &[]).is_err());
+        }
     }
 
     #[test]

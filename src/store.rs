@@ -20,6 +20,7 @@ mod jobs;
 mod ledger;
 mod read;
 mod reading;
+mod restored;
 mod retry;
 mod rows;
 mod settle;

@@ -36,6 +36,7 @@ mod process;
 mod promises;
 mod recovery;
 mod references;
+mod restored;
 mod retry;
 mod scheduler;
 mod sse;

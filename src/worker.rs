@@ -121,7 +121,14 @@ impl Worker {
         }
         match self.claims.claim(room).await {
             Ok(claimed) => claimed.into_iter().for_each(|job| self.spawn(in_flight, job, self.slot(), signals)),
-            Err(error) => tracing::warn!(%error, "cannot claim pictures; trying again"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot claim pictures; trying again");
+                // A database that fails at once would be asked, and the log filled, without a pause.
+                tokio::select! {
+                    () = tokio::time::sleep(POLL) => {}
+                    () = signals.draining.cancelled() => {}
+                }
+            }
         }
     }
 

@@ -30,6 +30,7 @@ mod ledger_model;
 mod links;
 mod log;
 mod money_model;
+mod outages;
 mod own_references;
 mod pictures;
 mod process;

@@ -307,6 +307,13 @@ impl Store {
         })
     }
 
+    /// The database's clock when it was opened, and the time that has passed since: what pictures are due by, and what
+    /// is kept for a while. A clock that is set in a running process moves neither.
+    #[must_use]
+    pub fn steady_now(&self) -> Timestamp {
+        self.anchor.expected(self.clock.monotonic())
+    }
+
     /// Closes every connection; what is under way ends first.
     pub async fn close(&self) {
         self.readers.close().await;

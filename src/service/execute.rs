@@ -315,7 +315,7 @@ impl Executor {
     /// Writes the end of an attempt; keeps trying until the service stops.
     async fn settle(&self, job: &Job, ended: Ended, signals: &Signals) {
         let jitter = rand::random::<f64>();
-        let now = self.clock.now();
+        let now = self.store.steady_now();
         let decided = decide(job.claim, ended.outcome, job.history, now, self.backoff_step, jitter);
         let settlement = Settlement { request_id: ended.request_id, ..decided };
         while let Err(error) = self.settler.settle(job, &settlement).await {

@@ -18,7 +18,7 @@ use crate::assets::AssetStore;
 use crate::assets::picture::Thumbnailer;
 use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
 use crate::config::{Config, ConfigError, ConfigErrors, ProviderKind, ReferencesConfig};
-use crate::domain::ids::WorkerId;
+use crate::domain::ids::{AttemptId, WorkerId};
 use crate::domain::outcome::BACKOFF_BASE;
 use crate::domain::prices::PriceTable;
 use crate::domain::spec::RunMode;
@@ -342,6 +342,7 @@ impl Parts {
             memory: PictureMemory::new(self.config.limits.image_bytes_in_flight, self.config.references.max_bytes),
             call_timeout: provider.timeout,
             backoff_step: BACKOFF_BASE,
+            since: AttemptId::new(self.ids.next()),
         });
         let worker = Worker::new(executor, claims, provider.concurrency);
         let signals = Signals { draining: self.lifecycle.draining(), aborting: self.lifecycle.abort_calls() };

@@ -19,6 +19,7 @@ on_both_engines!(
     pictures_paid_since_the_backup_are_adopted_by_the_ledger_in_a_bucket,
     pictures_lost_since_the_backup_are_paid_again_and_charged_again,
     no_call_starts_while_the_ledger_cannot_be_compared,
+    pictures_that_no_line_of_the_ledger_tells_of_are_found_and_charged,
 );
 
 /// Pictures of the batch.
@@ -124,6 +125,24 @@ async fn pictures_lost_since_the_backup_are_paid_again_and_charged_again(databas
     let cost = lost.cost + i64::from(PICTURES) * PICTURE_MICROS;
     assert_eq!(micros(&view["actualCost"]), cost);
     check(service, &settings, &database, cost, CHARGES + PICTURES as usize).await;
+}
+
+async fn pictures_that_no_line_of_the_ledger_tells_of_are_found_and_charged(database: Arc<Database>) {
+    let settings = on(&database);
+    let lost = lose(&database, &settings).await;
+    // As if the lines had not been written yet when the database was lost.
+    std::fs::remove_dir_all(database.folder().join("ledger")).unwrap();
+    let again = provider(Fault::None).await;
+    let service = with_provider(&settings, &again).start().await;
+    let view = service.finished(&lost.batch).await;
+    // All but the one whose second call nothing knows of: it is called a third time, under the second one's name.
+    assert_eq!((&view["counts"]["completed"], again.calls().len()), (&Value::from(PICTURES - 1), 1), "{view}");
+    assert_eq!(view["items"][0]["images"][0]["error"]["code"], "storage_error");
+    assert_eq!(micros(&view["actualCost"]), lost.cost);
+    service.post(&format!("/images/{}/retry", lost.batch), &serde_json::json!({}), &[]).await.expect(202);
+    let whole = |view: &Value| view["counts"]["completed"] == PICTURES;
+    service.until(whole, &format!("/images/{}", lost.batch)).await;
+    check(service, &settings, &database, lost.cost + PICTURE_MICROS, CHARGES + 1).await;
 }
 
 fn remove_pictures(data: &Path) {

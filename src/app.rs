@@ -18,7 +18,7 @@ use crate::assets::AssetStore;
 use crate::assets::picture::Thumbnailer;
 use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
 use crate::config::{Config, ConfigError, ConfigErrors, ProviderKind, ReferencesConfig};
-use crate::domain::ids::WorkerId;
+use crate::domain::ids::{AttemptId, WorkerId};
 use crate::domain::outcome::BACKOFF_BASE;
 use crate::domain::prices::PriceTable;
 use crate::domain::spec::RunMode;
@@ -98,7 +98,7 @@ impl App {
         let (listener, address) = parts.listen().await?;
         parts.log_open_work().await;
         let exporter = parts.exporter().await?;
-        parts.start_worker()?;
+        parts.start_worker(exporter.as_ref())?;
         parts.start_server(listener, exporter.clone());
         parts.log_start(address);
         // Of the three eighths of the grace period that are left once the calls are put down.
@@ -270,9 +270,9 @@ impl Parts {
             return Ok(None);
         }
         let bucket = storage::ledger_bucket(&self.config).await?;
-        let exporter = Exporter::new(self.store.clone(), bucket, self.clock.clone(), self.counters.clone());
-        let exporter = Arc::new(exporter);
-        self.import_today(&exporter).await?;
+        let (store, clock, ids) = (self.store.clone(), self.clock.clone(), self.ids.clone());
+        let exporter = Arc::new(Exporter::new(store, bucket, clock, ids, self.counters.clone()));
+        self.import_charges(&exporter).await?;
         let task = exporter.clone();
         let last_export = self.config.work.shutdown_grace / 4;
         let draining = self.lifecycle.draining();
@@ -280,21 +280,22 @@ impl Parts {
         Ok(Some(exporter))
     }
 
-    /// Takes today's charges in that the database does not know. A ledger that does not answer is asked again later.
-    async fn import_today(&self, exporter: &Exporter) -> anyhow::Result<()> {
+    /// Takes charges in that the database does not know. A ledger that does not answer is asked again later, and no
+    /// call starts before.
+    async fn import_charges(&self, exporter: &Exporter) -> anyhow::Result<()> {
         // A database that knows nothing may be one that was lost: it must not spend before it knows what was.
         let is_needed = self.rules.live && self.store.is_empty().await?;
         let patience = if is_needed { NEEDED_LEDGER_PATIENCE } else { LEDGER_PATIENCE };
-        let error = match tokio::time::timeout(patience, exporter.import(self.clock.now().day())).await {
+        let error = match tokio::time::timeout(patience, exporter.import_recent()).await {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(error)) => anyhow::Error::new(error),
             Err(late) => anyhow::Error::new(late),
         };
-        let error = error.context("cannot read today's ledger");
+        let error = error.context("cannot compare the ledger with the database");
         if is_needed {
             return Err(error.context(advice::UNREADABLE_LEDGER));
         }
-        tracing::warn!(error = format!("{error:#}"), "the ledger is read when it answers again");
+        tracing::warn!(error = format!("{error:#}"), "no call starts until the ledger answers");
         exporter.owe_import();
         Ok(())
     }
@@ -309,7 +310,7 @@ impl Parts {
         Ok(References::new(self.web.clone(), own, Arc::new(kept), clock))
     }
 
-    fn start_worker(&self) -> anyhow::Result<()> {
+    fn start_worker(&self, exporter: Option<&Arc<Exporter>>) -> anyhow::Result<()> {
         let me = WorkerId::new(self.ids.next());
         let lease = LeaseRules { duration: self.config.work.lease };
         let claims = Arc::new(Claims::new(self.store.clone(), self.clock.clone(), me, lease));
@@ -336,10 +337,12 @@ impl Parts {
                 self.gate.clone(),
                 Notices::new(self.store.clone(), self.clock.clone()),
                 self.rules,
-            ),
+            )
+            .once_compared(exporter.cloned()),
             memory: PictureMemory::new(self.config.limits.image_bytes_in_flight, self.config.references.max_bytes),
             call_timeout: provider.timeout,
             backoff_step: BACKOFF_BASE,
+            since: AttemptId::new(self.ids.next()),
         });
         let worker = Worker::new(executor, claims, provider.concurrency);
         let signals = Signals { draining: self.lifecycle.draining(), aborting: self.lifecycle.abort_calls() };

@@ -20,6 +20,7 @@ mod jobs;
 mod ledger;
 mod read;
 mod reading;
+mod restored;
 mod retry;
 mod rows;
 mod settle;
@@ -62,9 +63,20 @@ const HINTS_KEPT: usize = 1_024;
 /// Why the database could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// It is away, full, locked or too slow. Nothing was written.
+    /// It is away or too slow, or did not like what it was asked. Nothing was written.
     #[error("database unavailable")]
     Unavailable(#[source] sqlx::Error),
+    /// Its disk takes no more. Nothing was written.
+    #[error(
+        "the database cannot be written: its disk is full or fails; free some space, the service goes on by itself"
+    )]
+    Full(#[source] sqlx::Error),
+    /// It takes no writes. Nothing was written.
+    #[error("the database is read-only: make it writable again, the service goes on by itself")]
+    ReadOnly(#[source] sqlx::Error),
+    /// Another program has locked it for longer than requests wait. Nothing was written.
+    #[error("another program has locked the database: end that program, the service goes on by itself")]
+    Locked(#[source] sqlx::Error),
     /// Another transaction held what this one needs for too long. Nothing was written.
     #[error("waited too long for a lock")]
     LockWait,
@@ -100,7 +112,7 @@ impl StoreError {
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Unavailable(error) => error.as_database_error().is_none(),
-            Self::LockWait => true,
+            Self::LockWait | Self::Full(_) | Self::ReadOnly(_) | Self::Locked(_) => true,
             Self::Corrupt(_) | Self::Migration(_) | Self::InUse(_) | Self::LockFile { .. } | Self::UnknownEngine => {
                 false
             }
@@ -281,16 +293,25 @@ impl Store {
         &self.hints
     }
 
-    /// Whether the database would take a write.
+    /// Whether the database takes a write: one is made, durably, to a row that nothing else reads. A transaction that
+    /// changes nothing would succeed on a full disk.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`].
+    /// [`StoreError`], which says what is wrong.
     pub async fn ping(&self) -> Result<(), StoreError> {
         transaction!(self, |connection| {
-            let sql = "UPDATE budget SET day = day WHERE scope = 'nobody'";
+            let sql = "INSERT INTO budget (scope, day, spent, reserved, unknown, overrun)
+                       VALUES ('probe', 0, 0, 0, 0, 0) ON CONFLICT (scope) DO UPDATE SET day = 1 - budget.day";
             sqlx::query(sql).execute(connection).await.map_err(|error| self.error(error))?;
             Ok(())
         })
+    }
+
+    /// The database's clock when it was opened, and the time that has passed since: what pictures are due by, and what
+    /// is kept for a while. A clock that is set in a running process moves neither.
+    #[must_use]
+    pub fn steady_now(&self) -> Timestamp {
+        self.anchor.expected(self.clock.monotonic())
     }
 
     /// Closes every connection; what is under way ends first.
@@ -320,6 +341,9 @@ impl Store {
         let code = error.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
         match code.map(|code| self.dialect.trouble(&code)) {
             Some(Trouble::LockWait) => StoreError::LockWait,
+            Some(Trouble::Full) => StoreError::Full(error),
+            Some(Trouble::ReadOnly) => StoreError::ReadOnly(error),
+            Some(Trouble::Locked) => StoreError::Locked(error),
             Some(Trouble::Collision | Trouble::Other) | None => StoreError::Unavailable(error),
         }
     }

@@ -109,7 +109,7 @@ impl Worker {
 
     /// Starts as many pictures as there is room for; those of dead workers first.
     async fn take_up(&self, in_flight: &mut InFlight, signals: &Signals, look: &AtomicBool) {
-        if look.swap(false, Ordering::Relaxed) {
+        if self.executor.admission.is_compared() && look.swap(false, Ordering::Relaxed) {
             match self.claims.strays(&in_flight.claims).await {
                 Ok(strays) => strays.into_iter().for_each(|job| self.spawn(in_flight, job, None, signals)),
                 Err(error) => tracing::warn!(%error, "cannot look for claims left behind"),
@@ -121,7 +121,14 @@ impl Worker {
         }
         match self.claims.claim(room).await {
             Ok(claimed) => claimed.into_iter().for_each(|job| self.spawn(in_flight, job, self.slot(), signals)),
-            Err(error) => tracing::warn!(%error, "cannot claim pictures; trying again"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot claim pictures; trying again");
+                // A database that fails at once would be asked, and the log filled, without a pause.
+                tokio::select! {
+                    () = tokio::time::sleep(POLL) => {}
+                    () = signals.draining.cancelled() => {}
+                }
+            }
         }
     }
 

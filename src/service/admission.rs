@@ -7,6 +7,7 @@ use super::MoneyRules;
 use super::claims::Claims;
 use super::execute::{Signals, describe};
 use super::gate::{Gate, Pass, Reason, Verdict};
+use super::ledger::Exporter;
 use super::notices::Notices;
 use crate::domain::ids::BatchId;
 use crate::domain::outcome::Outcome;
@@ -39,18 +40,33 @@ pub struct Admission {
     gate: Arc<Gate>,
     notices: Notices,
     rules: MoneyRules,
+    exporter: Option<Arc<Exporter>>,
 }
 
 impl Admission {
     /// Calls pass `gate` under `rules`, while the claims of `claims` are certain.
     #[must_use]
     pub fn new(store: Arc<Store>, claims: Arc<Claims>, gate: Arc<Gate>, notices: Notices, rules: MoneyRules) -> Self {
-        Self { store, claims, gate, notices, rules }
+        Self { store, claims, gate, notices, rules, exporter: None }
     }
 
-    /// Whether pictures are to be taken up at all: not while nothing may be spent, or the day is over its limit.
+    /// Takes up no picture while `exporter` owes an import: its call may have been made and charged already.
+    #[must_use]
+    pub fn once_compared(self, exporter: Option<Arc<Exporter>>) -> Self {
+        Self { exporter, ..self }
+    }
+
+    /// Whether the ledger was compared with the database since the start, where it is to be. Before, not even a call of
+    /// a dead worker is settled: the ledger may know its end, and the calls after it.
+    #[must_use]
+    pub fn is_compared(&self) -> bool {
+        self.exporter.as_ref().is_none_or(|exporter| !exporter.owes_import())
+    }
+
+    /// Whether pictures are to be taken up at all: not while nothing may be spent, the day is over its limit, or the
+    /// ledger is still to be compared.
     pub async fn takes_work(&self) -> bool {
-        self.rules.live && matches!(self.store.is_overrun(&self.rules.limits).await, Ok(false))
+        self.is_compared() && self.rules.live && matches!(self.store.is_overrun(&self.rules.limits).await, Ok(false))
     }
 
     /// What becomes of a picture that cannot be called for now, said before anything is fetched for it.

@@ -137,13 +137,13 @@ impl Claims {
     /// [`StoreError`]; nothing is claimed then.
     pub async fn claim(&self, count: u32) -> Result<Vec<Job>, StoreError> {
         self.work.lock().await.mark_unchanged();
-        let mut waiting = self.store.queued_owners(self.clock.now()).await?;
+        let mut waiting = self.store.queued_owners(self.store.steady_now()).await?;
         let mut turns = self.turns.lock().await;
         let mut jobs = Vec::new();
         let mut room = count;
         while room > 0 && !waiting.is_empty() {
             for (user, share) in turns.plan(&waiting, room) {
-                let claimed = match self.store.claim(self.me, &user, share, self.clock.now()).await {
+                let claimed = match self.store.claim(self.me, &user, share, self.store.steady_now()).await {
                     Ok(claimed) => claimed,
                     Err(error) if jobs.is_empty() => return Err(error),
                     Err(error) => {
@@ -187,7 +187,7 @@ impl Claims {
     pub async fn ready(&self, poll: Duration) {
         let mut work = self.work.lock().await;
         let due = match self.store.next_due().await {
-            Ok(Some(due)) => due.since(self.clock.now()).min(poll),
+            Ok(Some(due)) => due.since(self.store.steady_now()).min(poll),
             Ok(None) | Err(_) => poll,
         };
         drop(tokio::time::timeout(due.max(SHORTEST_PAUSE), work.changed()).await);

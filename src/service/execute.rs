@@ -70,6 +70,8 @@ pub struct Executor {
     pub call_timeout: Duration,
     /// The first pause of the backoff.
     pub backoff_step: Duration,
+    /// Made when this process started. An older attempt may be a backup's, from before its call.
+    pub since: AttemptId,
 }
 
 /// A place among the pictures that are made ready or whose call is under way. Given back when the call
@@ -135,6 +137,11 @@ impl Executor {
                 return Some(Outcome::FoundEarlier { picture: receipt.picture }.into());
             }
         }
+        if job.claim.attempt < self.since
+            && let Some(receipt) = self.find(job, job.claim.attempt, job.number, signals).await?
+        {
+            return self.adopt(job, receipt, signals).await;
+        }
         let spec = match &job.call {
             Ok(spec) => spec,
             Err(fault) => {
@@ -169,6 +176,17 @@ impl Executor {
             Started::Durably => Some(self.send(job, &call, pass, slot, signals).await),
             Started::InDoubt => Some(Outcome::Postponed(RETRY_PAUSE).into()),
         }
+    }
+
+    /// Takes the picture of a call that the database has forgotten, at its own cost: it was put back to a backup, and
+    /// the ledger did not hold the call's line yet.
+    async fn adopt(&self, job: &Job, receipt: Receipt, signals: &Signals) -> Option<Ended> {
+        tracing::warn!(image = %job.claim.image, attempt = %job.claim.attempt, "a picture was paid for already");
+        let outcome = match self.start(job, signals).await? {
+            Started::Durably => Outcome::Made { picture: receipt.picture, cost: receipt.cost },
+            Started::InDoubt => Outcome::Postponed(RETRY_PAUSE),
+        };
+        Some(outcome.into())
     }
 
     /// The stored picture of an earlier attempt. Only a definite "not there" is `Some(None)`.
@@ -315,7 +333,7 @@ impl Executor {
     /// Writes the end of an attempt; keeps trying until the service stops.
     async fn settle(&self, job: &Job, ended: Ended, signals: &Signals) {
         let jitter = rand::random::<f64>();
-        let now = self.clock.now();
+        let now = self.store.steady_now();
         let decided = decide(job.claim, ended.outcome, job.history, now, self.backoff_step, jitter);
         let settlement = Settlement { request_id: ended.request_id, ..decided };
         while let Err(error) = self.settler.settle(job, &settlement).await {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::execute::describe;
-use crate::clock::Clock;
+use crate::clock::{Clock, IdSource};
 use crate::domain::time::{Day, Timestamp};
 use crate::failpoint;
 use crate::ledger::{Chunk, DayHead, LedgerBucket, LedgerError};
@@ -28,6 +28,12 @@ const EXPORT_AGAIN: Duration = Duration::from_secs(10);
 const MAX_ROUNDS: u32 = 10;
 /// Failures of a write, each after the ledger's own tries, before an export waits for the next pace.
 const MAX_FAILURES: u32 = 2;
+
+/// Days of the ledger that a start compares with the database at most.
+const MAX_DAYS_COMPARED: i64 = 31;
+/// What is said while a start could not compare the ledger with the database.
+const NOT_COMPARED: &str = "no call starts: the ledger did not answer at the start, and may hold charges that the \
+     database does not know; it is asked again every 10 s";
 
 /// Why an export did not end.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +66,7 @@ pub struct Exporter {
     store: Arc<Store>,
     bucket: Arc<dyn LedgerBucket>,
     clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
     counters: Arc<Counters>,
     import_owed: AtomicBool,
     /// Since when charges wait, if they do.
@@ -73,15 +80,20 @@ impl Exporter {
         store: Arc<Store>,
         bucket: Arc<dyn LedgerBucket>,
         clock: Arc<dyn Clock>,
+        ids: Arc<dyn IdSource>,
         counters: Arc<Counters>,
     ) -> Self {
-        Self { store, bucket, clock, counters, import_owed: AtomicBool::new(false), trouble: Mutex::default() }
+        Self { store, bucket, clock, ids, counters, import_owed: AtomicBool::new(false), trouble: Mutex::default() }
     }
 
     /// Why charges wait in the database, and since when; `None` while they are exported. Nothing is lost by it.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        let since = (*self.lock())?;
+        let since = *self.lock();
+        if self.owes_import() {
+            return Some(NOT_COMPARED.to_owned());
+        }
+        let since = since?;
         Some(format!("charges wait in the database since {since}: the ledger cannot be written; the log says why"))
     }
 
@@ -157,9 +169,8 @@ impl Exporter {
     /// # Errors
     /// [`ExportError`]; what was not exported is tried again the next time.
     pub async fn export_all(&self) -> Result<(), ExportError> {
-        if self.import_owed.load(Ordering::SeqCst) {
-            self.import(self.clock.now().day()).await?;
-            self.import_owed.store(false, Ordering::SeqCst);
+        if self.owes_import() {
+            self.import_recent().await?;
         }
         let mut first_error = None;
         for day in self.store.unexported_days().await? {
@@ -189,6 +200,23 @@ impl Exporter {
         if new > 0 {
             tracing::warn!(%day, new, "took charges from the ledger that the database did not know");
         }
+        Ok(new)
+    }
+
+    /// As [`import`](Self::import), for every day from the last on which the database saw money move until today, at
+    /// most [`MAX_DAYS_COMPARED`]: what a backup does not know was charged on one of them. Nothing is owed then.
+    ///
+    /// # Errors
+    /// [`ExportError`]; days before the one that failed may be taken in.
+    pub async fn import_recent(&self) -> Result<u64, ExportError> {
+        let today = self.clock.now().day();
+        let last = self.store.last_day().await?.unwrap_or(today);
+        let oldest = Day::from_number(today.number() + 1 - MAX_DAYS_COMPARED);
+        let mut new = 0;
+        for day in last.clamp(oldest, today).number()..=today.number() {
+            new += self.import(Day::from_number(day)).await?;
+        }
+        self.import_owed.store(false, Ordering::SeqCst);
         Ok(new)
     }
 
@@ -226,16 +254,23 @@ impl Exporter {
                 return Ok(0);
             }
             // If somebody appends meanwhile, the export that meets those lines looks at them again.
-            if let Some(new) = self.store.import_lines(day, &lines, head.count, seen).await? {
+            if let Some(new) = self.store.import_lines(day, &lines, head.count, seen, self.ids.as_ref()).await? {
                 return Ok(new);
             }
         }
         Err(ExportError::Contended(day))
     }
 
-    /// Says that today's lines could not be taken in, and are to be before anything is exported.
+    /// Says that the ledger could not be compared with the database, and is to be before anything is exported or
+    /// a call starts.
     pub fn owe_import(&self) {
         self.import_owed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the ledger may hold charges of this database's own calls that the database does not know.
+    #[must_use]
+    pub fn owes_import(&self) -> bool {
+        self.import_owed.load(Ordering::SeqCst)
     }
 
     async fn export_chunk(&self, day: Day, pending: PendingChunk) -> Result<(), ExportError> {
@@ -297,7 +332,8 @@ impl Exporter {
         }
         tracing::error!(day = %chunk.day, "the ledger is ahead of the database: importing what it holds");
         let lines = self.bucket.read_day(chunk.day).await?;
-        self.store.import_lines(chunk.day, &lines, head.count, DayState::Pending(pending)).await?;
+        let seen = DayState::Pending(pending);
+        self.store.import_lines(chunk.day, &lines, head.count, seen, self.ids.as_ref()).await?;
         Ok(Place::Dropped)
     }
 }

@@ -94,7 +94,7 @@ impl Store {
                 placeholders(images.len(), 3)
             );
             let rows = self.rows_of(sql, images).await?;
-            let now = self.clock.now();
+            let now = self.steady_now();
             jobs.extend(readable(&rows, |row| job(row, now, &mut unknown)));
         }
         Ok(jobs)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use orchestrator::assets::local::LocalAssets;
 use orchestrator::clock::{Clock, IdSource as _, RandomIds};
-use orchestrator::domain::ids::WorkerId;
+use orchestrator::domain::ids::{AttemptId, WorkerId};
 use orchestrator::domain::ledger::LedgerPrompts;
 use orchestrator::domain::picture::ReferenceImage;
 use orchestrator::domain::prices::{EMBEDDED, PriceTable};
@@ -91,6 +91,7 @@ impl Engine {
             memory: PictureMemory::new(128 << 20, 10 << 20),
             call_timeout: Duration::from_secs(2),
             backoff_step: Duration::from_millis(10),
+            since: AttemptId::new(bench.ids.next()),
         };
         let worker = Worker::new(Arc::new(executor), claims, rules.concurrency);
         let draining = CancellationToken::new();

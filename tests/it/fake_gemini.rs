@@ -127,6 +127,14 @@ pub(crate) const PICTURE_MICROS: i64 = 33_615;
 /// What a refusal costs: its input.
 const BLOCKED_MICROS: i64 = 15;
 
+/// A picture for the provider to answer with.
+pub(crate) fn png() -> Vec<u8> {
+    let mut png = Vec::new();
+    let picture = image::DynamicImage::new_rgb8(8, 8);
+    picture.write_to(&mut std::io::Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
+    png
+}
+
 impl FakeGemini {
     /// Listens on a port of its own; every good answer holds `picture`.
     pub(crate) async fn start(

@@ -16,12 +16,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) struct Settings {
     data: PathBuf,
     variables: Vec<(String, String)>,
+    may_fill_disk: bool,
 }
 
 impl Settings {
     /// A synthetic service on loopback that keeps its data in `data`.
     pub(crate) fn new(data: &Path) -> Self {
-        let settings = Self { data: data.to_owned(), variables: Vec::new() };
+        let settings = Self { data: data.to_owned(), variables: Vec::new(), may_fill_disk: false };
         settings
             .with("PORT", "0")
             .with("PROVIDER", "synthetic")
@@ -32,6 +33,12 @@ impl Settings {
     /// Sets an environment variable.
     pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.variables.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// A file that may not grow gives it an error, as a full disk does, where the signal would end it.
+    pub(crate) fn that_may_fill_its_disk(mut self) -> Self {
+        self.may_fill_disk = true;
         self
     }
 
@@ -65,7 +72,14 @@ impl Settings {
 
     /// The program with this environment and no other.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_orchestrator"));
+        let program = env!("CARGO_BIN_EXE_orchestrator");
+        let mut command = if self.may_fill_disk {
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", program]);
+            shell
+        } else {
+            Command::new(program)
+        };
         command.env_clear().env("DATA_DIR", &self.data).envs(self.variables.iter().cloned()).kill_on_drop(true);
         command
     }
@@ -164,6 +178,11 @@ impl Service {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// The number of the process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap()
     }
 
     /// Ends the process as `kill -9` does.

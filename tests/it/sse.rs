@@ -36,6 +36,11 @@ pub(crate) async fn open(service: &Service, batch: &str, after: Option<u64>) -> 
     assert_eq!(response.status().as_u16(), 200);
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     assert_eq!(response.headers()["cache-control"], "no-cache");
+    read(response)
+}
+
+/// The events of an answer that is a stream.
+pub(crate) fn read(response: reqwest::Response) -> EventStream {
     EventStream { body: response.bytes_stream().boxed(), text: String::new(), ready: VecDeque::new() }
 }
 

@@ -44,6 +44,8 @@ mod references;
 mod retry;
 mod scheduler;
 mod sse;
+mod stopping;
 mod store;
+mod three_instances;
 mod uploads;
 mod verify;

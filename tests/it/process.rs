@@ -188,6 +188,14 @@ impl Service {
         status.signal()
     }
 
+    /// Waits until the process ends by itself; its exit code, none if a signal ended it.
+    pub(crate) async fn code(mut self) -> Option<i32> {
+        let status =
+            tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("the service ends in time").unwrap();
+        self.reader.await.unwrap();
+        status.code()
+    }
+
     /// Sends SIGTERM and returns the exit code.
     pub(crate) async fn stop(self) -> Option<i32> {
         self.stop_and_read().await.0

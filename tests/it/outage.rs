@@ -87,8 +87,10 @@ async fn followed(service: &Service, batch: &str) {
                     return;
                 }
             }
+            assert!(!stream.is_broken(), "the server ends a stream that it cannot feed");
         } else {
             assert_eq!(response.status(), 503);
+            assert!(response.headers().contains_key("retry-after"));
         }
         assert!(Instant::now() < deadline, "the batch is not done");
         tokio::time::sleep(Duration::from_millis(100)).await;

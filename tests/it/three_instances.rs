@@ -146,13 +146,15 @@ async fn cancelled(service: &Service, name: &str) {
 async fn round(fleet: &Fleet, all: &mut Vec<Instance>, number: u32) -> i64 {
     let mut order: Vec<Instance> = std::mem::take(all);
     let (third, frozen, killed) = (order.remove(0), order.remove(0), order.remove(0));
+    // No call is answered before both have some under way.
+    fleet.fake.hold(true);
     let id = third.service.submit(&batch(&format!("round {number}"), 16)).await;
     let work = async {
-        // Both have calls under way whose answers are still to come.
         fleet.until(&running_of(&killed.worker), |running| running > 0).await;
         fleet.until(&running_of(&frozen.worker), |running| running > 0).await;
         frozen.service.signal(Signal::SIGSTOP);
         killed.service.kill().await;
+        fleet.fake.hold(false);
         let open = fleet.running(&frozen.worker).await + fleet.running(&killed.worker).await;
         let attempts = format!(
             "SELECT a.id FROM attempts a JOIN images m ON m.batch_id = a.batch_id
@@ -189,8 +191,7 @@ async fn round(fleet: &Fleet, all: &mut Vec<Instance>, number: u32) -> i64 {
 
 async fn one_dies_and_one_is_frozen(database: Arc<Database>) {
     let rounds = count_from("INSTANCE_ROUNDS", 3);
-    // Slow enough that a call is under way whenever its process is frozen.
-    let fake = FakeGemini::start(&png(), Duration::from_millis(700), Allowed::default(), |_, _| Fault::None).await;
+    let fake = FakeGemini::start(&png(), Duration::from_millis(50), Allowed::default(), |_, _| Fault::None).await;
     let variables = [("PROVIDER_CONCURRENCY", "4"), ("LEASE_DURATION", "3s"), ("DAILY_BUDGET_USD", "1000000")];
     let fleet = Fleet::new(database, fake, &variables).await;
     let mut all = fleet.start_all().await;

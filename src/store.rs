@@ -111,7 +111,9 @@ impl StoreError {
     #[must_use]
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::Unavailable(error) => error.as_database_error().is_none(),
+            Self::Unavailable(error) => {
+                error.as_database_error().is_none_or(|error| error.code().is_some_and(|code| dialect::is_outage(&code)))
+            }
             Self::LockWait | Self::Full(_) | Self::ReadOnly(_) | Self::Locked(_) => true,
             Self::Corrupt(_) | Self::Migration(_) | Self::InUse(_) | Self::LockFile { .. } | Self::UnknownEngine => {
                 false

@@ -24,6 +24,7 @@ use crate::domain::outcome::{Outcome, Settlement, decide};
 use crate::domain::picture::{Picture, Receipt, ReferenceImage, Sha256Hex};
 use crate::domain::prices::{PriceTable, Usage};
 use crate::domain::state::{ErrorCode, ImageError};
+use crate::failpoint;
 use crate::provider::{Answer, ImageCall, ImageProvider, ProviderError};
 use crate::store::{CallSpec, Job, Store, StoreError};
 use crate::telemetry::Counters;
@@ -128,10 +129,12 @@ impl Executor {
         };
         let (image, attempt, adopted) = (job.claim.image, job.claim.attempt, outcome != Outcome::Unknown);
         tracing::warn!(%image, %attempt, adopted, "settling a call of a dead worker");
+        failpoint::hit("execute.reconciled");
         Some(outcome.into())
     }
 
     async fn attempt(&self, job: &Job, slot: Option<Slot>, signals: &Signals) -> Option<Ended> {
+        failpoint::hit("execute.claimed");
         for &(attempt, number) in &job.earlier_unknown {
             if let Some(receipt) = self.find(job, attempt, number, signals).await? {
                 return Some(Outcome::FoundEarlier { picture: receipt.picture }.into());
@@ -172,6 +175,7 @@ impl Executor {
             Admitted::Refuse(error) => return Some(Outcome::Refused(error).into()),
             Admitted::Stop => return None,
         };
+        failpoint::hit("execute.prepared");
         match self.start(job, signals).await? {
             Started::Durably => Some(self.send(job, &call, pass, slot, signals).await),
             Started::InDoubt => Some(Outcome::Postponed(RETRY_PAUSE).into()),
@@ -248,12 +252,14 @@ impl Executor {
         slot: Option<Slot>,
         signals: &Signals,
     ) -> Ended {
+        failpoint::hit("execute.started");
         pass.send();
         let answer = tokio::select! {
             answer = tokio::time::timeout(self.call_timeout, self.provider.generate(call)) => answer,
             () = signals.aborting.cancelled() => return Outcome::Interrupted.into(),
         };
         let answer = answer.unwrap_or_else(|_| Err(ProviderError::OutcomeUnknown("no answer in time".to_owned())));
+        failpoint::hit("execute.answered");
         let default_pause = self.admission.default_pause();
         let verdict = verdict(answer.as_ref().err(), default_pause);
         self.admission.ended(job.claim.image.batch, &job.model, pass, verdict).await;
@@ -316,7 +322,10 @@ impl Executor {
         let mut tries = 1;
         loop {
             match self.assets.store(bytes.clone(), thumbnail.clone(), &receipt).await {
-                Ok(()) => return Ok(receipt.picture),
+                Ok(()) => {
+                    failpoint::hit("execute.stored");
+                    return Ok(receipt.picture);
+                }
                 Err(error) => {
                     tracing::error!(%stem, tries, error = %describe(&error), "cannot store a paid picture");
                     let last = tries >= STORE_TRIES || matches!(error, AssetError::Conflict(_));

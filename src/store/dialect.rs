@@ -130,6 +130,12 @@ impl Dialect {
     }
 }
 
+/// Whether an error code says that the server takes no work now, whatever the work is: Postgres is being stopped or
+/// started, has no connection left, or takes no write because it is not the primary any more.
+pub(super) fn is_outage(code: &str) -> bool {
+    matches!(code, "57P01" | "57P02" | "57P03" | "53300" | "25006") || (code.len() == 5 && code.starts_with("08"))
+}
+
 /// Why a statement failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trouble {
@@ -154,4 +160,20 @@ fn pool(connections: u32, set_up: &'static str) -> AnyPoolOptions {
             Ok(())
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_takes_no_work_is_told_from_one_that_refuses_a_row() {
+        for code in ["57P01", "57P03", "08006", "25006"] {
+            assert!(is_outage(code), "{code}");
+        }
+        // A constraint, a collision; SQLite's busy and corrupt.
+        for code in ["23505", "40001", "5", "11"] {
+            assert!(!is_outage(code), "{code}");
+        }
+    }
 }

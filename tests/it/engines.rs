@@ -23,6 +23,12 @@ impl Database {
         Store::open(&self.url, clock).await.unwrap()
     }
 
+    /// A database that the test itself set up.
+    pub(crate) fn at(url: String) -> Self {
+        sqlx::any::install_default_drivers();
+        Self { url, folder: tempfile::tempdir().unwrap() }
+    }
+
     /// Runs statements behind the store's back.
     pub(crate) async fn execute(&self, sql: &str) {
         let mut connection = AnyConnection::connect(&self.url).await.unwrap();

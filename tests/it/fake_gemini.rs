@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// What one call is answered with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -114,6 +115,8 @@ struct State {
     under_way: Mutex<(usize, usize)>,
     refused: Mutex<usize>,
     charged_micros: Mutex<i64>,
+    /// Whether answers wait.
+    held: watch::Sender<bool>,
 }
 
 /// The provider. Ends with the runtime.
@@ -158,6 +161,7 @@ impl FakeGemini {
             under_way: Mutex::default(),
             refused: Mutex::default(),
             charged_micros: Mutex::default(),
+            held: watch::Sender::new(false),
         });
         let serving = state.clone();
         tokio::spawn(async move {
@@ -173,6 +177,11 @@ impl FakeGemini {
     /// Every call in the order in which they came; the limits' own refusals are not among them.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.state.calls.lock().unwrap().clone()
+    }
+
+    /// Calls that come from now on are charged, and answered when this is taken back.
+    pub(crate) fn hold(&self, held: bool) {
+        self.state.held.send_replace(held);
     }
 
     /// What was charged, in micro-dollars.
@@ -278,6 +287,7 @@ async fn answer(write: &mut OwnedWriteHalf, state: &State, prompt: &str, shown: 
         state.charge(PICTURE_MICROS);
     }
     tokio::time::sleep(state.latency).await;
+    drop(state.held.subscribe().wait_for(|held| !held).await);
     let body = state.picture_body();
     let json = "application/json";
     match fault {

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -185,6 +187,11 @@ impl Service {
         self.child.id().unwrap()
     }
 
+    /// Sends `signal` to the process, which goes on living as far as this test is concerned.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id().unwrap()).unwrap()), signal).unwrap();
+    }
+
     /// Ends the process as `kill -9` does.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
@@ -200,6 +207,14 @@ impl Service {
         status.signal()
     }
 
+    /// Waits until the process ends by itself; its exit code, none if a signal ended it.
+    pub(crate) async fn code(mut self) -> Option<i32> {
+        let status =
+            tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("the service ends in time").unwrap();
+        self.reader.await.unwrap();
+        status.code()
+    }
+
     /// Sends SIGTERM and returns the exit code.
     pub(crate) async fn stop(self) -> Option<i32> {
         self.stop_and_read().await.0
@@ -213,8 +228,7 @@ impl Service {
 
     /// Sends SIGTERM and returns the exit code, and the text of the whole log.
     pub(crate) async fn stop_with_log(mut self) -> (Option<i32>, String) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id().unwrap()).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        self.signal(Signal::SIGTERM);
         let status =
             tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("the service stops in time").unwrap();
         (status.code(), self.reader.await.unwrap())

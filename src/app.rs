@@ -51,7 +51,7 @@ use crate::service::settle::Settler;
 use crate::service::uploads::Uploads;
 use crate::store::{Limits, Store};
 use crate::telemetry::Counters;
-use crate::worker::Worker;
+use crate::worker::{POLL, Worker};
 
 /// How long a start waits for today's ledger.
 const LEDGER_PATIENCE: Duration = Duration::from_secs(5);
@@ -76,6 +76,8 @@ struct Parts {
     config: Config,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
+    /// This process among those on the database.
+    me: WorkerId,
     counters: Arc<Counters>,
     prices: Arc<PriceTable>,
     store: Arc<Store>,
@@ -97,6 +99,7 @@ impl App {
         let parts = Parts::open(config).await?;
         let (listener, address) = parts.listen().await?;
         parts.log_open_work().await;
+        parts.start_relay();
         let exporter = parts.exporter().await?;
         parts.start_worker()?;
         parts.start_server(listener, exporter.clone());
@@ -196,8 +199,10 @@ impl Parts {
         let link_rules = LinkRules { ttl, min_left, refresh };
         let links = Arc::new(Links::new(assets.clone(), clock.clone(), counters.clone(), link_rules));
         let gate_rules = GateRules::new(config.provider.concurrency, config.provider.requests_per_minute);
+        let ids = RandomIds::default();
         Ok(Self {
-            ids: Arc::new(RandomIds::default()),
+            me: WorkerId::new(ids.next()),
+            ids: Arc::new(ids),
             prices: Arc::new(config.prices.clone()),
             store: Arc::new(store),
             rules: money_rules(&config),
@@ -309,10 +314,16 @@ impl Parts {
         Ok(References::new(self.web.clone(), own, Arc::new(kept), clock))
     }
 
+    /// Wakes who waits when another instance changed something, and the other way round.
+    fn start_relay(&self) {
+        let (store, me, draining) = (self.store.clone(), self.me, self.lifecycle.draining());
+        let url = self.config.database.url.clone();
+        self.lifecycle.spawn_critical("relay", async move { store.relay(url.expose(), me, draining).await });
+    }
+
     fn start_worker(&self) -> anyhow::Result<()> {
-        let me = WorkerId::new(self.ids.next());
         let lease = LeaseRules { duration: self.config.work.lease };
-        let claims = Arc::new(Claims::new(self.store.clone(), self.clock.clone(), me, lease));
+        let claims = Arc::new(Claims::new(self.store.clone(), self.clock.clone(), self.me, lease));
         let provider = &self.config.provider;
         let executor = Arc::new(Executor {
             store: self.store.clone(),
@@ -341,7 +352,7 @@ impl Parts {
             call_timeout: provider.timeout,
             backoff_step: BACKOFF_BASE,
         });
-        let worker = Worker::new(executor, claims, provider.concurrency);
+        let worker = Worker::new(executor, claims, provider.concurrency, POLL);
         let signals = Signals { draining: self.lifecycle.draining(), aborting: self.lifecycle.abort_calls() };
         self.lifecycle.spawn_critical("worker", async move {
             if let Err(error) = worker.run(signals).await {
@@ -373,7 +384,7 @@ impl Parts {
             self.counters.clone(),
             self.lifecycle.tracker().clone(),
             self.lifecycle.draining(),
-            FeedRules { max_life: self.config.http.stream_limit() },
+            FeedRules { max_life: self.config.http.stream_limit(), ..FeedRules::default() },
         );
         let batches = Batches::new(
             self.store.clone(),

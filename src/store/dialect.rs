@@ -23,6 +23,10 @@ const POSTGRES_SET_UP: &str = "SET lock_timeout = '10s'; SET idle_in_transaction
 /// The same for a session that changes nothing, by the database's own word.
 const POSTGRES_ONLY_READER: &str = "SET default_transaction_read_only = on; SET lock_timeout = '10s'";
 const SQLITE_READER: &str = "PRAGMA query_only=ON; PRAGMA busy_timeout=5000;";
+/// Where the processes on one Postgres tell each other what they changed.
+pub(super) const CHANNEL: &str = "orchestrator_hints";
+/// Tells the listeners of channel `$1` the text `$2`; selects a number, as the function's own type is none.
+pub(super) const NOTIFY: &str = "SELECT CASE WHEN pg_notify($1, $2) IS NULL THEN 0 ELSE 1 END";
 /// How long a request waits for a connection, or on Postgres for a lock.
 pub(super) const LOCK_WAIT: Duration = Duration::from_secs(10);
 

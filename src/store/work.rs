@@ -238,7 +238,7 @@ impl Store {
             }
             Ok(())
         })?;
-        self.hints.work.send_replace(());
+        self.hints.queued();
         Ok(())
     }
 }

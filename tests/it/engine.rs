@@ -27,7 +27,7 @@ use orchestrator::service::own_references::OwnReferences;
 use orchestrator::service::references::References;
 use orchestrator::service::settle::Settler;
 use orchestrator::telemetry::Counters;
-use orchestrator::worker::{Worker, WorkerError};
+use orchestrator::worker::{POLL, Worker, WorkerError};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +65,17 @@ impl Engine {
         provider: Arc<dyn ImageProvider>,
         rules: GateRules,
     ) -> Self {
+        Self::polling(bench, database, provider, rules, POLL)
+    }
+
+    /// The same, looking at the queue by itself every `poll`.
+    pub(crate) fn polling(
+        bench: &Bench,
+        database: &Database,
+        provider: Arc<dyn ImageProvider>,
+        rules: GateRules,
+        poll: Duration,
+    ) -> Self {
         let clock: Arc<dyn Clock> = bench.clock.clone();
         let (store, counters) = (bench.store.clone(), Arc::new(Counters::default()));
         let money = MoneyRules { limits: bench.limits, live: true, prompts: LedgerPrompts::None, own_model: None };
@@ -92,7 +103,7 @@ impl Engine {
             call_timeout: Duration::from_secs(2),
             backoff_step: Duration::from_millis(10),
         };
-        let worker = Worker::new(Arc::new(executor), claims, rules.concurrency);
+        let worker = Worker::new(Arc::new(executor), claims, rules.concurrency, poll);
         let draining = CancellationToken::new();
         let signals = Signals { draining: draining.clone(), aborting: CancellationToken::new() };
         let running = tokio::spawn(async move { worker.run(signals).await });

@@ -25,6 +25,7 @@ mod feeds;
 mod gemini;
 mod google;
 mod hostile;
+mod instances;
 mod ledger_gcs;
 mod ledger_model;
 mod links;

@@ -44,6 +44,7 @@ use crate::service::health::Health;
 use crate::service::ledger::Exporter;
 use crate::service::links::{LinkRules, Links};
 use crate::service::memory::PictureMemory;
+use crate::service::minute::SharedMinute;
 use crate::service::notices::Notices;
 use crate::service::own_references::OwnReferences;
 use crate::service::references::References;
@@ -198,7 +199,6 @@ impl Parts {
         let (ttl, min_left, refresh) = (config.urls.ttl, config.urls.min_left, config.features.url_refresh);
         let link_rules = LinkRules { ttl, min_left, refresh };
         let links = Arc::new(Links::new(assets.clone(), clock.clone(), counters.clone(), link_rules));
-        let gate_rules = GateRules::new(config.provider.concurrency, config.provider.requests_per_minute);
         let ids = RandomIds::default();
         Ok(Self {
             me: WorkerId::new(ids.next()),
@@ -206,7 +206,7 @@ impl Parts {
             prices: Arc::new(config.prices.clone()),
             store: Arc::new(store),
             rules: money_rules(&config),
-            gate: Arc::new(Gate::new(clock.clone(), gate_rules)),
+            gate: Arc::new(Gate::new(clock.clone(), gate_rules(&config))),
             web: Arc::new(web_references(&config.references)?),
             lifecycle: Lifecycle::new(config.work.shutdown_grace),
             config,
@@ -345,6 +345,7 @@ impl Parts {
                 self.store.clone(),
                 claims.clone(),
                 self.gate.clone(),
+                SharedMinute::of(self.store.clone(), self.clock.clone(), &gate_rules(&self.config)),
                 Notices::new(self.store.clone(), self.clock.clone()),
                 self.rules,
             ),
@@ -441,6 +442,10 @@ async fn open_store(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<St
         let advice = advice::unusable_database(config.database.engine, &error);
         anyhow::Error::new(error).context(advice)
     })
+}
+
+const fn gate_rules(config: &Config) -> GateRules {
+    GateRules::new(config.provider.concurrency, config.provider.requests_per_minute)
 }
 
 fn money_rules(config: &Config) -> MoneyRules {

@@ -12,6 +12,7 @@
 mod audit;
 mod batch;
 mod budget;
+mod calls;
 mod cancel;
 mod day;
 mod dialect;
@@ -37,6 +38,7 @@ use sqlx::{AnyConnection, AnyPool, Connection as _};
 
 pub use self::batch::FinishedBatch;
 pub use self::budget::{BudgetRow, EVERYONE, Limits, user_scope};
+pub use self::calls::{CallSlot, SlotOutcome};
 pub use self::cancel::Cancelled;
 pub use self::events::EventRow;
 pub use self::hints::{BatchHints, Hints};

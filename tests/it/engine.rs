@@ -22,6 +22,7 @@ use orchestrator::service::claims::{Claims, LeaseRules};
 use orchestrator::service::execute::{Executor, Signals};
 use orchestrator::service::gate::{Gate, GateRules};
 use orchestrator::service::memory::PictureMemory;
+use orchestrator::service::minute::SharedMinute;
 use orchestrator::service::notices::Notices;
 use orchestrator::service::own_references::OwnReferences;
 use orchestrator::service::references::References;
@@ -82,6 +83,7 @@ impl Engine {
         let lease = LeaseRules { duration: Duration::from_secs(3) };
         let claims = Arc::new(Claims::new(store.clone(), clock.clone(), WorkerId::new(bench.ids.next()), lease));
         let gate = Arc::new(Gate::new(clock.clone(), rules));
+        let minute = SharedMinute::of(store.clone(), clock.clone(), &rules);
         let notices = Notices::new(store.clone(), clock.clone());
         let ids = Arc::new(RandomIds::default());
         let assets = Arc::new(LocalAssets::open(database.folder().to_owned(), clock.clone()).unwrap());
@@ -98,7 +100,7 @@ impl Engine {
             clock: clock.clone(),
             settler: Settler::new(store.clone(), clock, ids, counters.clone(), money),
             counters,
-            admission: Admission::new(store, claims.clone(), gate.clone(), notices, money),
+            admission: Admission::new(store, claims.clone(), gate.clone(), minute, notices, money),
             memory: PictureMemory::new(128 << 20, 10 << 20),
             call_timeout: Duration::from_secs(2),
             backoff_step: Duration::from_millis(10),

@@ -30,6 +30,7 @@ mod ledger_gcs;
 mod ledger_model;
 mod links;
 mod log;
+mod minute;
 mod money_model;
 mod own_references;
 mod pictures;

@@ -280,8 +280,8 @@ impl Parts {
         self.import_today(&exporter).await?;
         let task = exporter.clone();
         let last_export = self.config.work.shutdown_grace / 4;
-        let draining = self.lifecycle.draining();
-        self.lifecycle.spawn_critical("ledger export", async move { task.run(draining, last_export).await });
+        let (me, draining) = (self.me, self.lifecycle.draining());
+        self.lifecycle.spawn_critical("ledger export", async move { task.run(me, draining, last_export).await });
         Ok(Some(exporter))
     }
 

@@ -19,6 +19,7 @@ mod dialect;
 mod events;
 mod hints;
 mod jobs;
+mod leases;
 mod ledger;
 mod read;
 mod reading;

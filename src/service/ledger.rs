@@ -4,6 +4,8 @@
 //! C. write the chunk and append it, on the condition that the head has not moved. D. record it.
 //! E. sweep the chunks. Every error and every lost answer goes back to B; the generation is the fence.
 //! While the ledger is away, charges wait in the database, and what keeps them is said to whoever asks.
+//! Of several instances one exports, the one with the lease; that saves the others the work, and nothing
+//! depends on it. Who fails gives the lease up.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::execute::describe;
 use crate::clock::Clock;
+use crate::domain::ids::WorkerId;
 use crate::domain::time::{Day, Timestamp};
 use crate::failpoint;
 use crate::ledger::{Chunk, DayHead, LedgerBucket, LedgerError};
@@ -28,6 +31,8 @@ const EXPORT_AGAIN: Duration = Duration::from_secs(10);
 const MAX_ROUNDS: u32 = 10;
 /// Failures of a write, each after the ledger's own tries, before an export waits for the next pace.
 const MAX_FAILURES: u32 = 2;
+
+const WRITTEN_AGAIN: &str = "the ledger is written again, with every charge that waited";
 
 /// Why an export did not end.
 #[derive(Debug, thiserror::Error)]
@@ -85,26 +90,31 @@ impl Exporter {
         Some(format!("charges wait in the database since {since}: the ledger cannot be written; the log says why"))
     }
 
-    /// Exports until the service stops: at most every [`EXPORT_PACE`], at once when a batch ends. An export that
-    /// is under way then has `last_export`, and is left where it is: every step can be taken up again.
-    pub async fn run(&self, draining: CancellationToken, last_export: Duration) {
+    /// Exports until the service stops, while no other instance does as worker `me` does: at most every
+    /// [`EXPORT_PACE`], at once when a batch ends. An export that is under way then has `last_export`, and is left
+    /// where it is: every step can be taken up again.
+    pub async fn run(&self, me: WorkerId, draining: CancellationToken, last_export: Duration) {
         let mut over = std::pin::pin!(last_moment(draining.clone(), last_export));
         let mut tidied = false;
         loop {
             let export = async {
-                self.export_logged().await;
+                let exported = self.export_in_turn(me).await;
                 if !tidied {
                     self.tidy().await;
                 }
+                exported
             };
-            tokio::select! {
+            let exported = tokio::select! {
                 () = &mut over => return,
-                () = export => tidied = true,
-            }
+                exported = export => exported,
+            };
+            tidied = true;
+            // Who failed lets the others try, if there are any.
+            let in_a_hurry = exported || self.store.is_exclusive();
             tokio::select! {
                 () = draining.cancelled() => return,
-                () = self.store.hints().batch_ended.notified() => continue,
-                () = self.store.hints().charges.notified() => {}
+                () = self.store.hints().batch_ended.notified(), if in_a_hurry => continue,
+                () = self.store.hints().charges.notified(), if in_a_hurry => {}
                 () = tokio::time::sleep(EXPORT_AGAIN) => {}
             }
             tokio::select! {
@@ -131,14 +141,35 @@ impl Exporter {
         }
     }
 
-    /// Exports what there is; an error is logged, and the charges stay in the database.
+    /// Exports what there is, if worker `me` has the lease or can get it; gives it up if it cannot export. Whether
+    /// that went well.
+    pub async fn export_in_turn(&self, me: WorkerId) -> bool {
+        let (exported, mended) = match self.store.take_ledger_lease(me).await {
+            Ok(true) => (self.export_all().await, WRITTEN_AGAIN),
+            // What only this process knows is not left to the other.
+            Ok(false) => (self.import_owed().await, "another instance writes the ledger"),
+            Err(error) => (Err(error.into()), WRITTEN_AGAIN),
+        };
+        let failed = exported.is_err();
+        self.note(exported, mended);
+        if failed && let Err(error) = self.store.give_up_ledger_lease(me).await {
+            tracing::debug!(error = %describe(&error), "the lease of the ledger is kept");
+        }
+        !failed
+    }
+
+    /// Exports what there is, whoever has the lease; an error is logged, and the charges stay in the database.
     pub async fn export_logged(&self) {
-        let exported = self.export_all().await;
+        self.note(self.export_all().await, WRITTEN_AGAIN);
+    }
+
+    /// Remembers whether charges wait; says `mended` if they do no longer.
+    fn note(&self, exported: Result<(), ExportError>, mended: &'static str) {
         let mut trouble = self.lock();
         match exported {
             Ok(()) => {
                 if trouble.take().is_some() {
-                    tracing::info!("the ledger is written again, with every charge that waited");
+                    tracing::info!("{mended}");
                 }
             }
             Err(error) => {
@@ -157,10 +188,7 @@ impl Exporter {
     /// # Errors
     /// [`ExportError`]; what was not exported is tried again the next time.
     pub async fn export_all(&self) -> Result<(), ExportError> {
-        if self.import_owed.load(Ordering::SeqCst) {
-            self.import(self.clock.now().day()).await?;
-            self.import_owed.store(false, Ordering::SeqCst);
-        }
+        self.import_owed().await?;
         let mut first_error = None;
         for day in self.store.unexported_days().await? {
             // A day that cannot be written does not keep the others waiting.
@@ -169,6 +197,15 @@ impl Exporter {
             }
         }
         first_error.map_or(Ok(()), Err)
+    }
+
+    /// Takes in what could not be taken in at the start.
+    async fn import_owed(&self) -> Result<(), ExportError> {
+        if self.import_owed.load(Ordering::SeqCst) {
+            self.import(self.clock.now().day()).await?;
+            self.import_owed.store(false, Ordering::SeqCst);
+        }
+        Ok(())
     }
 
     async fn export_day(&self, day: Day) -> Result<(), ExportError> {

@@ -26,6 +26,7 @@ mod gemini;
 mod google;
 mod hostile;
 mod instances;
+mod leases;
 mod ledger_gcs;
 mod ledger_model;
 mod links;

@@ -183,7 +183,8 @@ async fn three_processes_together_keep_to_one_limit() {
     on_postgres(|database| async move {
         let fake = FakeGemini::start(&[], Duration::ZERO, Allowed::default(), |_, _| Fault::Blocked).await;
         let settings = on(&database).with("PROVIDER", "gemini").with("GEMINI_API_KEY", "key");
-        let settings = settings.with("GEMINI_BASE_URL", fake.url.clone()).with("PROVIDER_RPM", "20");
+        let settings =
+            settings.with("GEMINI_BASE_URL", fake.url.clone()).with("PROVIDER_RPM", "20").with("RUN_MODE", "live");
         let mut services = Vec::new();
         for instance in 0..3 {
             let data = database.folder().join(instance.to_string()).display().to_string();

@@ -43,5 +43,6 @@ mod retry;
 mod scheduler;
 mod sse;
 mod store;
+mod throughput;
 mod uploads;
 mod verify;

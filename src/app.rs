@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use crate::assets::AssetStore;
 use crate::assets::picture::Thumbnailer;
 use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
-use crate::config::{Config, ConfigError, ConfigErrors, ProviderKind, ReferencesConfig};
+use crate::config::{Config, ConfigError, ConfigErrors, ProviderKind, ReferencesConfig, Secret};
 use crate::domain::ids::WorkerId;
 use crate::domain::outcome::BACKOFF_BASE;
 use crate::domain::prices::PriceTable;
@@ -59,11 +59,17 @@ const LEDGER_PATIENCE: Duration = Duration::from_secs(5);
 /// The same, where nothing may be spent without it.
 const NEEDED_LEDGER_PATIENCE: Duration = Duration::from_mins(1);
 
+/// How long the end of the process waits to tell the other instances.
+const LAST_HINTS: Duration = Duration::from_secs(1);
+
 /// The running service.
 pub struct App {
     address: SocketAddr,
     lifecycle: Lifecycle,
     store: Arc<Store>,
+    /// Where the store is, for the connection on which the other instances are heard.
+    database: Secret,
+    me: WorkerId,
     exporter: Option<Arc<Exporter>>,
     flush_time: Duration,
     counters: Arc<Counters>,
@@ -100,16 +106,15 @@ impl App {
         let parts = Parts::open(config).await?;
         let (listener, address) = parts.listen().await?;
         parts.log_open_work().await;
-        parts.start_relay();
         let exporter = parts.exporter().await?;
         parts.start_worker()?;
         parts.start_server(listener, exporter.clone());
         parts.log_start(address);
         // Of the three eighths of the grace period that are left once the calls are put down.
         let flush_time = parts.config.work.shutdown_grace / 4;
-        let Parts { lifecycle, store, counters, clock, .. } = parts;
-        let since = clock.monotonic();
-        Ok(Self { address, lifecycle, store, exporter, flush_time, counters, clock, since })
+        let Parts { config, lifecycle, store, me, counters, clock, .. } = parts;
+        let (database, since) = (config.database.url, clock.monotonic());
+        Ok(Self { address, lifecycle, store, database, me, exporter, flush_time, counters, clock, since })
     }
 
     /// Where the service listens.
@@ -141,9 +146,15 @@ impl App {
             {
                 tracing::warn!("the ledger does not answer: charges wait in the database for the next start");
             }
+            // What was given back is for the others to take up. Who is not told finds it by himself.
+            drop(tokio::time::timeout(LAST_HINTS, self.store.send_hints(self.me)).await);
             self.store.close().await;
         };
-        let stopped = self.lifecycle.run_until_stopped(signals, finish).await;
+        // The relay outlives the tasks: what they settle at the end is told too.
+        let stopped = tokio::select! {
+            stopped = self.lifecycle.run_until_stopped(signals, finish) => stopped,
+            never = self.store.relay(self.database.expose(), self.me) => match never {},
+        };
         self.log_stop(stopped.is_ok());
         Ok(stopped?)
     }
@@ -312,13 +323,6 @@ impl Parts {
         let (store, assets, clock) = (self.store.clone(), self.assets.clone(), self.clock.clone());
         let own = OwnReferences::new(store, assets, self.web.preparer(), clock.clone(), self.counters.clone());
         Ok(References::new(self.web.clone(), own, Arc::new(kept), clock))
-    }
-
-    /// Wakes who waits when another instance changed something, and the other way round.
-    fn start_relay(&self) {
-        let (store, me, draining) = (self.store.clone(), self.me, self.lifecycle.draining());
-        let url = self.config.database.url.clone();
-        self.lifecycle.spawn_critical("relay", async move { store.relay(url.expose(), me, draining).await });
     }
 
     fn start_worker(&self) -> anyhow::Result<()> {

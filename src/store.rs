@@ -209,7 +209,7 @@ impl Store {
             clock,
             writers,
             readers,
-            hints: Hints::new(),
+            hints: Hints::new(dialect == Dialect::Postgres),
             _lock: lock,
             still: None,
         };

@@ -27,6 +27,9 @@ use crate::telemetry::Counters;
 pub const EXPORT_PACE: Duration = Duration::from_secs(2);
 /// What could not be exported is tried again after this time at the latest.
 const EXPORT_AGAIN: Duration = Duration::from_secs(10);
+/// Who has no lease writes all the same when charges wait for so long and no line was written meanwhile: the other
+/// one was killed, or stands still.
+const STALLED: Duration = Duration::from_secs(6);
 /// Rounds through B and C before an export waits for the next pace.
 const MAX_ROUNDS: u32 = 10;
 /// Failures of a write, each after the ledger's own tries, before an export waits for the next pace.
@@ -69,6 +72,19 @@ pub struct Exporter {
     import_owed: AtomicBool,
     /// Since when charges wait, if they do.
     trouble: Mutex<Option<Timestamp>>,
+    /// While another instance is to write: the lines that were written, and since when no more are.
+    watched: Mutex<Option<(u64, Duration)>>,
+}
+
+/// What came of a process's turn to export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Every charge is exported, or another instance's to export.
+    Done,
+    /// Charges wait for another instance.
+    Waiting,
+    /// Charges wait, and this process cannot export them.
+    Failed,
 }
 
 impl Exporter {
@@ -80,7 +96,15 @@ impl Exporter {
         clock: Arc<dyn Clock>,
         counters: Arc<Counters>,
     ) -> Self {
-        Self { store, bucket, clock, counters, import_owed: AtomicBool::new(false), trouble: Mutex::default() }
+        Self {
+            store,
+            bucket,
+            clock,
+            counters,
+            import_owed: AtomicBool::new(false),
+            trouble: Mutex::default(),
+            watched: Mutex::default(),
+        }
     }
 
     /// Why charges wait in the database, and since when; `None` while they are exported. Nothing is lost by it.
@@ -98,24 +122,28 @@ impl Exporter {
         let mut tidied = false;
         loop {
             let export = async {
-                let exported = self.export_in_turn(me).await;
+                let turn = self.export_in_turn(me).await;
                 if !tidied {
                     self.tidy().await;
                 }
-                exported
+                turn
             };
-            let exported = tokio::select! {
+            let turn = tokio::select! {
                 () = &mut over => return,
-                exported = export => exported,
+                turn = export => turn,
             };
             tidied = true;
+            let pause = match turn {
+                Turn::Waiting => EXPORT_PACE,
+                Turn::Done | Turn::Failed => EXPORT_AGAIN,
+            };
             // Who failed lets the others try, if there are any.
-            let in_a_hurry = exported || self.store.is_exclusive();
+            let is_eager = turn != Turn::Failed || self.store.is_exclusive();
             tokio::select! {
                 () = draining.cancelled() => return,
-                () = self.store.hints().batch_ended.notified(), if in_a_hurry => continue,
-                () = self.store.hints().charges.notified(), if in_a_hurry => {}
-                () = tokio::time::sleep(EXPORT_AGAIN) => {}
+                () = self.store.hints().batch_ended.notified(), if is_eager => continue,
+                () = self.store.hints().charges.notified(), if is_eager => {}
+                () = tokio::time::sleep(pause) => {}
             }
             tokio::select! {
                 () = draining.cancelled() => return,
@@ -141,21 +169,63 @@ impl Exporter {
         }
     }
 
-    /// Exports what there is, if worker `me` has the lease or can get it; gives it up if it cannot export. Whether
-    /// that went well.
-    pub async fn export_in_turn(&self, me: WorkerId) -> bool {
-        let (exported, mended) = match self.store.take_ledger_lease(me).await {
-            Ok(true) => (self.export_all().await, WRITTEN_AGAIN),
-            // What only this process knows is not left to the other.
-            Ok(false) => (self.import_owed().await, "another instance writes the ledger"),
-            Err(error) => (Err(error.into()), WRITTEN_AGAIN),
+    /// Exports what there is, if worker `me` has the lease, can get it, or waited for its holder in vain; gives it
+    /// up if it cannot export.
+    pub async fn export_in_turn(&self, me: WorkerId) -> Turn {
+        let turn = match self.has_turn(me).await {
+            Ok(turn) => turn,
+            Err(error) => {
+                self.note(Err(error), WRITTEN_AGAIN);
+                return Turn::Failed;
+            }
         };
-        let failed = exported.is_err();
-        self.note(exported, mended);
-        if failed && let Err(error) = self.store.give_up_ledger_lease(me).await {
+        if let Some(turn) = turn {
+            // What only this process knows is not left to the other.
+            let taken_in = self.import_owed().await;
+            let turn = if taken_in.is_ok() { turn } else { Turn::Failed };
+            self.note(taken_in, "another instance writes the ledger");
+            return turn;
+        }
+        let exported = self.export_all().await;
+        let turn = if exported.is_ok() { Turn::Done } else { Turn::Failed };
+        self.note(exported, WRITTEN_AGAIN);
+        if turn == Turn::Failed
+            && let Err(error) = self.store.give_up_ledger_lease(me).await
+        {
             tracing::debug!(error = %describe(&error), "the lease of the ledger is kept");
         }
-        !failed
+        turn
+    }
+
+    /// `None` if it is `me` who exports now; else what came of the turn.
+    async fn has_turn(&self, me: WorkerId) -> Result<Option<Turn>, ExportError> {
+        if self.store.take_ledger_lease(me).await? {
+            self.watch(None);
+            return Ok(None);
+        }
+        if self.store.unexported_days().await?.is_empty() {
+            self.watch(None);
+            return Ok(Some(Turn::Done));
+        }
+        let waited = self.watch(Some(self.store.confirmed_lines().await?));
+        if waited < STALLED {
+            return Ok(Some(Turn::Waiting));
+        }
+        tracing::warn!("the instance that writes the ledger does not get on: writing it here");
+        self.watch(None);
+        self.store.seize_ledger_lease(me).await?;
+        Ok(None)
+    }
+
+    /// Notes how many lines are `written` while charges wait; for how long no more were.
+    fn watch(&self, written: Option<u64>) -> Duration {
+        let now = self.clock.monotonic();
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        *watched = written.map(|lines| match *watched {
+            Some((before, since)) if before == lines => (lines, since),
+            _ => (lines, now),
+        });
+        watched.map_or(Duration::ZERO, |(_, since)| now.saturating_sub(since))
     }
 
     /// Exports what there is, whoever has the lease; an error is logged, and the charges stay in the database.

@@ -26,7 +26,7 @@ pub struct Hints {
     work: watch::Sender<()>,
     changed: broadcast::Sender<Option<BatchId>>,
     cancelled: broadcast::Sender<Option<BatchId>>,
-    /// What the other processes are to be told; `None` while nobody tells them.
+    /// What the other processes are to be told; `None` where there are none.
     outgoing: Mutex<Option<News>>,
     pub(super) to_send: Notify,
 }
@@ -79,14 +79,15 @@ impl BatchHints {
 }
 
 impl Hints {
-    pub(super) fn new() -> Self {
+    /// Without a hint yet; `shared` if other processes wait for them too.
+    pub(super) fn new(shared: bool) -> Self {
         Self {
             charges: Notify::new(),
             batch_ended: Notify::new(),
             work: watch::Sender::new(()),
             changed: broadcast::Sender::new(HINTS_KEPT),
             cancelled: broadcast::Sender::new(HINTS_KEPT),
-            outgoing: Mutex::default(),
+            outgoing: Mutex::new(shared.then(News::default)),
             to_send: Notify::new(),
         }
     }
@@ -111,7 +112,10 @@ impl Hints {
 
     /// Tells who waits that ends of these batches' pictures are written; `ended` if one was a batch's last.
     pub fn settled(&self, batches: impl IntoIterator<Item = BatchId>, ended: bool) {
-        let mut kinds = BTreeSet::from([Kind::Work, Kind::Charges]);
+        // A picture that waits again is this process's to take up, as soon as it is due; another one that has
+        // room would look in vain after each settle.
+        self.wake(&News { kinds: BTreeSet::from([Kind::Work]), ..News::default() });
+        let mut kinds = BTreeSet::from([Kind::Charges]);
         kinds.extend(ended.then_some(Kind::Ended));
         self.tell(News { kinds, batches: batches.into_iter().collect(), ..News::default() });
     }
@@ -167,16 +171,6 @@ impl Hints {
         if news.tells(Kind::Ended) {
             self.batch_ended.notify_one();
         }
-    }
-
-    /// From now on gathers what the other processes are to be told.
-    pub(super) fn gather(&self) {
-        self.lock().get_or_insert_default();
-    }
-
-    /// Stops gathering.
-    pub(super) fn stop_gathering(&self) {
-        *self.lock() = None;
     }
 
     /// What was gathered since the last time.
@@ -287,10 +281,10 @@ mod tests {
 
     #[test]
     fn news_that_nobody_fetches_do_not_grow_without_bound() {
-        let hints = Hints::new();
-        hints.changed(batches(1).pop_first().unwrap());
-        assert_eq!(hints.take(), News::default(), "nobody is told");
-        hints.gather();
+        let alone = Hints::new(false);
+        alone.changed(batches(1).pop_first().unwrap());
+        assert_eq!(alone.take(), News::default(), "nobody is told");
+        let hints = Hints::new(true);
         for batch in batches(2 * HINTS_KEPT) {
             hints.changed(batch);
         }

@@ -30,6 +30,25 @@ impl Store {
         Ok(())
     }
 
+    /// Takes the lease of the ledger's export for `worker`, whoever has it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn seize_ledger_lease(&self, worker: WorkerId) -> Result<(), StoreError> {
+        self.change_lease("UPDATE leases SET worker = $1 WHERE lease = 'ledger'", worker).await?;
+        Ok(())
+    }
+
+    /// How many lines of all days are known to be in the ledger.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn confirmed_lines(&self) -> Result<u64, StoreError> {
+        let sql = "SELECT CAST(COALESCE(SUM(count), 0) AS BIGINT) FROM ledger_days";
+        let lines: i64 = sqlx::query_scalar(sql).fetch_one(&self.readers).await.map_err(|error| self.error(error))?;
+        u64::try_from(lines).map_err(StoreError::corrupt)
+    }
+
     async fn change_lease(&self, sql: &'static str, worker: WorkerId) -> Result<bool, StoreError> {
         let changed = sqlx::query(sql).bind(worker.to_string()).execute(&self.writers).await;
         Ok(changed.map_err(|error| self.error(error))?.rows_affected() > 0)

@@ -4,14 +4,14 @@
 //! what changes within [`PAUSE`] goes out together. A notification is only a hint: after any doubt
 //! whether one was missed, everybody in this process is woken and reads the tables.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use sqlx::postgres::PgListener;
-use tokio_util::sync::CancellationToken;
 
-use super::Store;
 use super::dialect::{CHANNEL, NOTIFY};
 use super::hints::News;
+use super::{Store, StoreError};
 use crate::domain::ids::WorkerId;
 
 /// The least time between two notifications of a process.
@@ -24,43 +24,55 @@ const SILENCE: Duration = Duration::from_mins(1);
 const AGAIN: Duration = Duration::from_secs(1);
 
 impl Store {
-    /// Passes hints on between this process, as `me`, and the others on the database at `url`, until `stop`.
-    /// Where there are no others it only waits.
-    pub async fn relay(&self, url: &str, me: WorkerId, stop: CancellationToken) {
+    /// Passes hints on between this process, as `me`, and the others on the database at `url`, until it is
+    /// dropped. Where there are no others it only waits.
+    pub async fn relay(&self, url: &str, me: WorkerId) -> Infallible {
         if self.is_exclusive() {
-            return stop.cancelled().await;
+            return std::future::pending().await;
         }
         let me = me.to_string();
-        self.hints.gather();
         tokio::select! {
-            () = stop.cancelled() => {}
-            () = self.send(&me) => {}
-            () = self.receive(url, &me) => {}
+            never = self.send(me.clone()) => never,
+            never = self.receive(url, &me) => never,
         }
-        self.hints.stop_gathering();
     }
 
-    async fn send(&self, me: &str) {
+    /// Tells the other processes what was not told yet, as `me`; nothing, where there are none.
+    ///
+    /// # Errors
+    /// [`StoreError`]; it is told the next time.
+    pub async fn send_hints(&self, me: WorkerId) -> Result<(), StoreError> {
+        if self.is_exclusive() { Ok(()) } else { self.send_news(&me.to_string()).await }
+    }
+
+    async fn send(&self, me: String) -> Infallible {
         loop {
             // Nothing to say is said too.
             drop(tokio::time::timeout(SIGN_OF_LIFE, self.hints.to_send.notified()).await);
-            let news = self.hints.take();
-            let mut pause = PAUSE;
-            for message in news.messages(me) {
-                let sent = sqlx::query(NOTIFY).bind(CHANNEL).bind(message).execute(&self.writers).await;
-                if let Err(error) = sent {
+            let pause = match self.send_news(&me).await {
+                Ok(()) => PAUSE,
+                Err(error) => {
                     tracing::debug!(%error, "cannot tell the other instances; they find out by themselves");
-                    self.hints.put_back(news);
                     self.hints.to_send.notify_one();
-                    pause = AGAIN;
-                    break;
+                    AGAIN
                 }
-            }
+            };
             tokio::time::sleep(pause).await;
         }
     }
 
-    async fn receive(&self, url: &str, me: &str) {
+    async fn send_news(&self, me: &str) -> Result<(), StoreError> {
+        let news = self.hints.take();
+        for message in news.messages(me) {
+            if let Err(error) = sqlx::query(NOTIFY).bind(CHANNEL).bind(message).execute(&self.writers).await {
+                self.hints.put_back(news);
+                return Err(self.error(error));
+            }
+        }
+        Ok(())
+    }
+
+    async fn receive(&self, url: &str, me: &str) -> Infallible {
         loop {
             match self.listen(url, me).await {
                 Ok(()) => tracing::debug!("nothing was heard of any instance; listening anew"),

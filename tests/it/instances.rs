@@ -1,5 +1,6 @@
 //! Several instances on one Postgres: what one does reaches the others at once, and is done by one of them.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,21 +35,19 @@ const NEVER: Duration = Duration::from_hours(10);
 /// One instance: a store of its own on the database that all share, and its relay.
 struct Instance {
     bench: Bench,
-    stop: CancellationToken,
+    relay: tokio::task::JoinHandle<Infallible>,
 }
 
 impl Instance {
     /// An instance that hears the others.
     async fn start(database: &Database) -> Self {
         let bench = Bench::new(database).await;
-        let stop = CancellationToken::new();
         let (store, url, me) = (bench.store.clone(), database.url.clone(), WorkerId::new(bench.ids.next()));
         let mut cancels = store.hints().cancels();
-        let stopped = stop.clone();
-        tokio::spawn(async move { store.relay(&url, me, stopped).await });
+        let relay = tokio::spawn(async move { store.relay(&url, me).await });
         // Everybody is woken once it listens.
         in_time(cancels.heard_of(|_| false)).await;
-        Self { bench, stop }
+        Self { bench, relay }
     }
 
     /// The events of `batch` by a stream that looks at the table when it is told to, and not otherwise.
@@ -59,7 +58,7 @@ impl Instance {
         let rules = LinkRules { ttl: Duration::from_hours(1), min_left: Duration::from_mins(5), refresh: true };
         let links = Arc::new(Links::new(assets, clock.clone(), counters.clone(), rules));
         let rules = FeedRules { max_life: None, poll: NEVER };
-        let (tracker, draining) = (TaskTracker::new(), self.stop.clone());
+        let (tracker, draining) = (TaskTracker::new(), CancellationToken::new());
         let feeds = Arc::new(Feeds::new(store, links, clock, counters, tracker, draining, rules));
         let Subscription::Frames(frames) = feeds.open(&UserId::local(), batch, 0).await.unwrap() else {
             panic!("it has seen nothing")
@@ -85,7 +84,7 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.relay.abort();
     }
 }
 

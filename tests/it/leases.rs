@@ -5,19 +5,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use orchestrator::clock::IdSource as _;
+use orchestrator::clock::{Clock, FixedClock, IdSource as _};
 use orchestrator::domain::ids::WorkerId;
 use orchestrator::domain::ledger::LedgerLine;
-use orchestrator::domain::time::Day;
+use orchestrator::domain::time::{Day, Timestamp};
 use orchestrator::ledger::local::LocalLedger;
 use orchestrator::ledger::{Chunk, DayHead, LedgerBucket, LedgerError};
-use orchestrator::service::ledger::Exporter;
+use orchestrator::service::ledger::{Exporter, Turn};
 use orchestrator::telemetry::Counters;
 use serde_json::json;
 
 use crate::bench::{Bench, made};
 use crate::books::{ledger, on};
-use crate::engines::{Database, on_postgres, on_sqlite};
+use crate::engines::{Database, on_postgres, on_sqlite, system_clock};
 use crate::process::{PATIENCE, batch};
 
 /// The ledger of the test's folder, as one instance sees it: it counts, and may be away.
@@ -77,7 +77,11 @@ struct Writer {
 impl Writer {
     /// A live worker, whose exporter is switched on.
     async fn start(database: &Database) -> Self {
-        let bench = Bench::new(database).await;
+        Self::on_clock(database, system_clock()).await
+    }
+
+    async fn on_clock(database: &Database, clock: Arc<dyn Clock>) -> Self {
+        let bench = Bench::on_clock(database, clock).await;
         let me = WorkerId::new(bench.ids.next());
         bench.store.beat(me, bench.clock.now()).await.unwrap();
         let files = LocalLedger::open(database.folder().to_owned()).unwrap();
@@ -165,8 +169,37 @@ async fn a_process_that_is_alone_needs_no_lease() {
         writer.charge().await;
         database.execute("UPDATE leases SET worker = (SELECT id FROM workers)").await;
         let other = WorkerId::new(writer.bench.ids.next());
-        assert!(writer.exporter.export_in_turn(other).await);
+        assert_eq!(writer.exporter.export_in_turn(other).await, Turn::Done);
         assert_eq!(ledger(database.folder()).len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_stands_still_with_the_lease_holds_nobody_up() {
+    on_postgres(|database| async move {
+        let clock = Arc::new(FixedClock::at(Timestamp::from_millis(1_800_000_000_000)));
+        let still = Writer::start(&database).await;
+        let works = Writer::on_clock(&database, clock.clone()).await;
+        still.charge().await;
+        assert_eq!(still.turn().await, (1, false));
+        still.charge().await;
+        for _ in 0..5 {
+            assert_eq!(works.turn().await, (0, false));
+            clock.advance(Duration::from_secs(1));
+        }
+        // As long as it gets on, it is left alone.
+        assert_eq!(still.turn().await, (1, false));
+        still.charge().await;
+        clock.advance(Duration::from_secs(1));
+        for _ in 0..6 {
+            assert_eq!(works.turn().await, (0, false));
+            clock.advance(Duration::from_secs(1));
+        }
+        assert_eq!(works.turn().await, (1, false));
+        still.charge().await;
+        assert_eq!(still.turn().await, (0, false), "it has lost the lease");
+        assert_eq!(ledger(database.folder()).len(), 3);
     })
     .await;
 }

@@ -152,8 +152,8 @@ impl App {
         };
         // The relay outlives the tasks: what they settle at the end is told too.
         let stopped = tokio::select! {
-            stopped = self.lifecycle.run_until_stopped(signals, finish) => stopped,
-            never = self.store.relay(self.database.expose(), self.me) => match never {},
+            stopped = Box::pin(self.lifecycle.run_until_stopped(signals, finish)) => stopped,
+            never = Box::pin(self.store.relay(self.database.expose(), self.me)) => match never {},
         };
         self.log_stop(stopped.is_ok());
         Ok(stopped?)

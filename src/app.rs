@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use crate::assets::AssetStore;
 use crate::assets::picture::Thumbnailer;
 use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
-use crate::config::{Config, ConfigError, ConfigErrors, ProviderKind, ReferencesConfig};
+use crate::config::{Config, ConfigError, ConfigErrors, ProviderKind, ReferencesConfig, Secret};
 use crate::domain::ids::{AttemptId, WorkerId};
 use crate::domain::outcome::BACKOFF_BASE;
 use crate::domain::prices::PriceTable;
@@ -44,6 +44,7 @@ use crate::service::health::Health;
 use crate::service::ledger::Exporter;
 use crate::service::links::{LinkRules, Links};
 use crate::service::memory::PictureMemory;
+use crate::service::minute::SharedMinute;
 use crate::service::notices::Notices;
 use crate::service::own_references::OwnReferences;
 use crate::service::references::References;
@@ -51,18 +52,24 @@ use crate::service::settle::Settler;
 use crate::service::uploads::Uploads;
 use crate::store::{Limits, Store};
 use crate::telemetry::Counters;
-use crate::worker::Worker;
+use crate::worker::{POLL, Worker};
 
 /// How long a start waits for today's ledger.
 const LEDGER_PATIENCE: Duration = Duration::from_secs(5);
 /// The same, where nothing may be spent without it.
 const NEEDED_LEDGER_PATIENCE: Duration = Duration::from_mins(1);
 
+/// How long the end of the process waits to tell the other instances.
+const LAST_HINTS: Duration = Duration::from_secs(1);
+
 /// The running service.
 pub struct App {
     address: SocketAddr,
     lifecycle: Lifecycle,
     store: Arc<Store>,
+    /// Where the store is, for the connection on which the other instances are heard.
+    database: Secret,
+    me: WorkerId,
     exporter: Option<Arc<Exporter>>,
     flush_time: Duration,
     counters: Arc<Counters>,
@@ -76,6 +83,8 @@ struct Parts {
     config: Config,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
+    /// This process among those on the database.
+    me: WorkerId,
     counters: Arc<Counters>,
     prices: Arc<PriceTable>,
     store: Arc<Store>,
@@ -103,9 +112,9 @@ impl App {
         parts.log_start(address);
         // Of the three eighths of the grace period that are left once the calls are put down.
         let flush_time = parts.config.work.shutdown_grace / 4;
-        let Parts { lifecycle, store, counters, clock, .. } = parts;
-        let since = clock.monotonic();
-        Ok(Self { address, lifecycle, store, exporter, flush_time, counters, clock, since })
+        let Parts { config, lifecycle, store, me, counters, clock, .. } = parts;
+        let (database, since) = (config.database.url, clock.monotonic());
+        Ok(Self { address, lifecycle, store, database, me, exporter, flush_time, counters, clock, since })
     }
 
     /// Where the service listens.
@@ -137,9 +146,15 @@ impl App {
             {
                 tracing::warn!("the ledger does not answer: charges wait in the database for the next start");
             }
+            // What was given back is for the others to take up. Who is not told finds it by himself.
+            drop(tokio::time::timeout(LAST_HINTS, self.store.send_hints(self.me)).await);
             self.store.close().await;
         };
-        let stopped = self.lifecycle.run_until_stopped(signals, finish).await;
+        // The relay outlives the tasks: what they settle at the end is told too.
+        let stopped = tokio::select! {
+            stopped = Box::pin(self.lifecycle.run_until_stopped(signals, finish)) => stopped,
+            never = Box::pin(self.store.relay(self.database.expose(), self.me)) => match never {},
+        };
         self.log_stop(stopped.is_ok());
         Ok(stopped?)
     }
@@ -195,13 +210,14 @@ impl Parts {
         let (ttl, min_left, refresh) = (config.urls.ttl, config.urls.min_left, config.features.url_refresh);
         let link_rules = LinkRules { ttl, min_left, refresh };
         let links = Arc::new(Links::new(assets.clone(), clock.clone(), counters.clone(), link_rules));
-        let gate_rules = GateRules::new(config.provider.concurrency, config.provider.requests_per_minute);
+        let ids = RandomIds::default();
         Ok(Self {
-            ids: Arc::new(RandomIds::default()),
+            me: WorkerId::new(ids.next()),
+            ids: Arc::new(ids),
             prices: Arc::new(config.prices.clone()),
             store: Arc::new(store),
             rules: money_rules(&config),
-            gate: Arc::new(Gate::new(clock.clone(), gate_rules)),
+            gate: Arc::new(Gate::new(clock.clone(), gate_rules(&config))),
             web: Arc::new(web_references(&config.references)?),
             lifecycle: Lifecycle::new(config.work.shutdown_grace),
             config,
@@ -275,8 +291,8 @@ impl Parts {
         self.import_charges(&exporter).await?;
         let task = exporter.clone();
         let last_export = self.config.work.shutdown_grace / 4;
-        let draining = self.lifecycle.draining();
-        self.lifecycle.spawn_critical("ledger export", async move { task.run(draining, last_export).await });
+        let (me, draining) = (self.me, self.lifecycle.draining());
+        self.lifecycle.spawn_critical("ledger export", async move { task.run(me, draining, last_export).await });
         Ok(Some(exporter))
     }
 
@@ -311,9 +327,8 @@ impl Parts {
     }
 
     fn start_worker(&self, exporter: Option<&Arc<Exporter>>) -> anyhow::Result<()> {
-        let me = WorkerId::new(self.ids.next());
         let lease = LeaseRules { duration: self.config.work.lease };
-        let claims = Arc::new(Claims::new(self.store.clone(), self.clock.clone(), me, lease));
+        let claims = Arc::new(Claims::new(self.store.clone(), self.clock.clone(), self.me, lease));
         let provider = &self.config.provider;
         let executor = Arc::new(Executor {
             store: self.store.clone(),
@@ -335,6 +350,7 @@ impl Parts {
                 self.store.clone(),
                 claims.clone(),
                 self.gate.clone(),
+                SharedMinute::of(self.store.clone(), self.clock.clone(), &gate_rules(&self.config)),
                 Notices::new(self.store.clone(), self.clock.clone()),
                 self.rules,
             )
@@ -344,7 +360,7 @@ impl Parts {
             backoff_step: BACKOFF_BASE,
             since: AttemptId::new(self.ids.next()),
         });
-        let worker = Worker::new(executor, claims, provider.concurrency);
+        let worker = Worker::new(executor, claims, provider.concurrency, POLL);
         let signals = Signals { draining: self.lifecycle.draining(), aborting: self.lifecycle.abort_calls() };
         self.lifecycle.spawn_critical("worker", async move {
             if let Err(error) = worker.run(signals).await {
@@ -376,7 +392,7 @@ impl Parts {
             self.counters.clone(),
             self.lifecycle.tracker().clone(),
             self.lifecycle.draining(),
-            FeedRules { max_life: self.config.http.stream_limit() },
+            FeedRules { max_life: self.config.http.stream_limit(), ..FeedRules::default() },
         );
         let batches = Batches::new(
             self.store.clone(),
@@ -433,6 +449,10 @@ async fn open_store(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<St
         let advice = advice::unusable_database(config.database.engine, &error);
         anyhow::Error::new(error).context(advice)
     })
+}
+
+const fn gate_rules(config: &Config) -> GateRules {
+    GateRules::new(config.provider.concurrency, config.provider.requests_per_minute)
 }
 
 fn money_rules(config: &Config) -> MoneyRules {

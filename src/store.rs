@@ -12,14 +12,18 @@
 mod audit;
 mod batch;
 mod budget;
+mod calls;
 mod cancel;
 mod day;
 mod dialect;
 mod events;
+mod hints;
 mod jobs;
+mod leases;
 mod ledger;
 mod read;
 mod reading;
+mod relay;
 mod restored;
 mod retry;
 mod rows;
@@ -33,13 +37,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use sqlx::{AnyConnection, AnyPool, Connection as _};
-use tokio::sync::{Notify, broadcast, watch};
 
 pub use self::batch::FinishedBatch;
 pub use self::budget::{BudgetRow, EVERYONE, Limits, user_scope};
+pub use self::calls::{CallSlot, SlotOutcome};
 pub use self::cancel::Cancelled;
 pub use self::events::EventRow;
-pub use self::jobs::{CallSpec, Job};
+pub use self::hints::{BatchHints, Hints};
+pub use self::jobs::{CallSpec, Held, Job};
 pub use self::ledger::{DayState, PendingChunk};
 pub use self::read::{BatchFilter, BatchRow, ImageRow, ItemRow};
 pub use self::retry::{FailedImage, FreshAttempt, NewRetry, RetryOutcome};
@@ -52,13 +57,10 @@ use self::day::Anchor;
 use self::dialect::{Dialect, LOCK_WAIT, Trouble};
 use self::reading::Still;
 use crate::clock::Clock;
-use crate::domain::ids::BatchId;
 use crate::domain::time::{Day, Timestamp};
 
 /// Tries of a transaction that collides with others.
 const MAX_COLLISIONS: u32 = 8;
-/// Wake-ups that a slow listener may miss before it reads the table on its own.
-const HINTS_KEPT: usize = 1_024;
 
 /// Why the database could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -119,57 +121,6 @@ impl StoreError {
                 false
             }
         }
-    }
-}
-
-/// Says that something changed. The tables say what.
-#[derive(Debug)]
-pub struct Hints {
-    /// Charges wait to be exported.
-    pub charges: Notify,
-    /// A batch ended, and its charges with it.
-    pub batch_ended: Notify,
-    work: watch::Sender<()>,
-    batches: broadcast::Sender<BatchId>,
-}
-
-impl Hints {
-    fn new() -> Self {
-        Self {
-            work: watch::Sender::new(()),
-            charges: Notify::new(),
-            batch_ended: Notify::new(),
-            batches: broadcast::Sender::new(HINTS_KEPT),
-        }
-    }
-
-    /// Changes whenever pictures may have become ready to be taken up.
-    #[must_use]
-    pub fn work(&self) -> watch::Receiver<()> {
-        self.work.subscribe()
-    }
-
-    /// Follows the batches that got new events. Who lags reads the table.
-    #[must_use]
-    pub fn batches(&self) -> broadcast::Receiver<BatchId> {
-        self.batches.subscribe()
-    }
-
-    /// Tells who waits that ends of these batches' pictures are written; `ended` if one was a batch's last.
-    pub fn settled(&self, batches: impl IntoIterator<Item = BatchId>, ended: bool) {
-        for batch in batches {
-            self.batch(batch);
-        }
-        self.work.send_replace(());
-        self.charges.notify_one();
-        if ended {
-            self.batch_ended.notify_one();
-        }
-    }
-
-    fn batch(&self, batch: BatchId) {
-        // Nobody listening is fine: no stream is open.
-        drop(self.batches.send(batch));
     }
 }
 
@@ -272,7 +223,7 @@ impl Store {
             clock,
             writers,
             readers,
-            hints: Hints::new(),
+            hints: Hints::new(dialect == Dialect::Postgres),
             _lock: lock,
             still: None,
         };

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
-use super::admission::{Admission, Admitted, quota_exhausted};
-use super::gate::{Pass, Verdict};
+use super::admission::{Admission, Admitted, Permit, quota_exhausted};
+use super::gate::Verdict;
 use super::memory::{PictureMemory, max_answer_bytes};
 use super::references::References;
 use super::settle::Settler;
@@ -169,17 +169,19 @@ impl Executor {
             Ok(call) => call,
             Err(error) => return Some(Outcome::Refused(error).into()),
         };
-        let pass = match self.admission.admit(job.claim.image.batch, &job.model, signals).await {
-            Admitted::Go(pass) => pass,
+        let permit = match self.admission.admit(job.claim.image.batch, &job.model, signals).await {
+            Admitted::Go(permit) => permit,
             Admitted::Postpone(span) => return Some(Outcome::Postponed(span).into()),
             Admitted::Refuse(error) => return Some(Outcome::Refused(error).into()),
             Admitted::Stop => return None,
         };
         failpoint::hit("execute.prepared");
-        match self.start(job, signals).await? {
-            Started::Durably => Some(self.send(job, &call, pass, slot, signals).await),
-            Started::InDoubt => Some(Outcome::Postponed(RETRY_PAUSE).into()),
+        let started = self.start(job, signals).await;
+        if let Some(Started::Durably) = started {
+            return Some(self.send(job, &call, permit, slot, signals).await);
         }
+        self.admission.unused(permit).await;
+        started.map(|_| Outcome::Postponed(RETRY_PAUSE).into())
     }
 
     /// Takes the picture of a call that the database has forgotten, at its own cost: it was put back to a backup, and
@@ -248,12 +250,14 @@ impl Executor {
         &self,
         job: &Job,
         call: &ImageCall,
-        mut pass: Pass<'_>,
+        mut permit: Permit<'_>,
         slot: Option<Slot>,
         signals: &Signals,
     ) -> Ended {
         failpoint::hit("execute.started");
-        pass.send();
+        if !self.admission.send(&mut permit).await {
+            return Outcome::Postponed(RETRY_PAUSE).into();
+        }
         let answer = tokio::select! {
             answer = tokio::time::timeout(self.call_timeout, self.provider.generate(call)) => answer,
             () = signals.aborting.cancelled() => return Outcome::Interrupted.into(),
@@ -262,7 +266,7 @@ impl Executor {
         failpoint::hit("execute.answered");
         let default_pause = self.admission.default_pause();
         let verdict = verdict(answer.as_ref().err(), default_pause);
-        self.admission.ended(job.claim.image.batch, &job.model, pass, verdict).await;
+        self.admission.ended(job.claim.image.batch, &job.model, permit, verdict).await;
         drop(slot);
         match answer {
             Ok(answer) => self.answered(job, answer, signals).await,

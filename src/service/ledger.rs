@@ -4,6 +4,8 @@
 //! C. write the chunk and append it, on the condition that the head has not moved. D. record it.
 //! E. sweep the chunks. Every error and every lost answer goes back to B; the generation is the fence.
 //! While the ledger is away, charges wait in the database, and what keeps them is said to whoever asks.
+//! Of several instances one exports, the one with the lease; that saves the others the work, and nothing
+//! depends on it. Who fails gives the lease up.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::execute::describe;
 use crate::clock::{Clock, IdSource};
+use crate::domain::ids::WorkerId;
 use crate::domain::time::{Day, Timestamp};
 use crate::failpoint;
 use crate::ledger::{Chunk, DayHead, LedgerBucket, LedgerError};
@@ -24,6 +27,9 @@ use crate::telemetry::Counters;
 pub const EXPORT_PACE: Duration = Duration::from_secs(2);
 /// What could not be exported is tried again after this time at the latest.
 const EXPORT_AGAIN: Duration = Duration::from_secs(10);
+/// Who has no lease writes all the same when charges wait for so long and no line was written meanwhile: the other
+/// one was killed, or stands still.
+const STALLED: Duration = Duration::from_secs(6);
 /// Rounds through B and C before an export waits for the next pace.
 const MAX_ROUNDS: u32 = 10;
 /// Failures of a write, each after the ledger's own tries, before an export waits for the next pace.
@@ -34,6 +40,7 @@ const MAX_DAYS_COMPARED: i64 = 31;
 /// What is said while a start could not compare the ledger with the database.
 const NOT_COMPARED: &str = "no call starts: the ledger did not answer at the start, and may hold charges that the \
      database does not know; it is asked again every 10 s";
+const WRITTEN_AGAIN: &str = "the ledger is written again, with every charge that waited";
 
 /// Why an export did not end.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +78,19 @@ pub struct Exporter {
     import_owed: AtomicBool,
     /// Since when charges wait, if they do.
     trouble: Mutex<Option<Timestamp>>,
+    /// While another instance is to write: the lines that were written, and since when no more are.
+    watched: Mutex<Option<(u64, Duration)>>,
+}
+
+/// What came of a process's turn to export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Every charge is exported, or another instance's to export.
+    Done,
+    /// Charges wait for another instance.
+    Waiting,
+    /// Charges wait, and this process cannot export them.
+    Failed,
 }
 
 impl Exporter {
@@ -83,7 +103,16 @@ impl Exporter {
         ids: Arc<dyn IdSource>,
         counters: Arc<Counters>,
     ) -> Self {
-        Self { store, bucket, clock, ids, counters, import_owed: AtomicBool::new(false), trouble: Mutex::default() }
+        Self {
+            store,
+            bucket,
+            clock,
+            ids,
+            counters,
+            import_owed: AtomicBool::new(false),
+            trouble: Mutex::default(),
+            watched: Mutex::default(),
+        }
     }
 
     /// Why charges wait in the database, and since when; `None` while they are exported. Nothing is lost by it.
@@ -97,27 +126,36 @@ impl Exporter {
         Some(format!("charges wait in the database since {since}: the ledger cannot be written; the log says why"))
     }
 
-    /// Exports until the service stops: at most every [`EXPORT_PACE`], at once when a batch ends. An export that
-    /// is under way then has `last_export`, and is left where it is: every step can be taken up again.
-    pub async fn run(&self, draining: CancellationToken, last_export: Duration) {
+    /// Exports until the service stops, while no other instance does as worker `me` does: at most every
+    /// [`EXPORT_PACE`], at once when a batch ends. An export that is under way then has `last_export`, and is left
+    /// where it is: every step can be taken up again.
+    pub async fn run(&self, me: WorkerId, draining: CancellationToken, last_export: Duration) {
         let mut over = std::pin::pin!(last_moment(draining.clone(), last_export));
         let mut tidied = false;
         loop {
             let export = async {
-                self.export_logged().await;
+                let turn = self.export_in_turn(me).await;
                 if !tidied {
                     self.tidy().await;
                 }
+                turn
             };
-            tokio::select! {
+            let turn = tokio::select! {
                 () = &mut over => return,
-                () = export => tidied = true,
-            }
+                turn = export => turn,
+            };
+            tidied = true;
+            let pause = match turn {
+                Turn::Waiting => EXPORT_PACE,
+                Turn::Done | Turn::Failed => EXPORT_AGAIN,
+            };
+            // Who failed lets the others try, if there are any.
+            let is_eager = turn != Turn::Failed || self.store.is_exclusive();
             tokio::select! {
                 () = draining.cancelled() => return,
-                () = self.store.hints().batch_ended.notified() => continue,
-                () = self.store.hints().charges.notified() => {}
-                () = tokio::time::sleep(EXPORT_AGAIN) => {}
+                () = self.store.hints().batch_ended.notified(), if is_eager => continue,
+                () = self.store.hints().charges.notified(), if is_eager => {}
+                () = tokio::time::sleep(pause) => {}
             }
             tokio::select! {
                 () = draining.cancelled() => return,
@@ -143,14 +181,77 @@ impl Exporter {
         }
     }
 
-    /// Exports what there is; an error is logged, and the charges stay in the database.
-    pub async fn export_logged(&self) {
+    /// Exports what there is, if worker `me` has the lease, can get it, or waited for its holder in vain; gives it
+    /// up if it cannot export.
+    pub async fn export_in_turn(&self, me: WorkerId) -> Turn {
+        let turn = match self.has_turn(me).await {
+            Ok(turn) => turn,
+            Err(error) => {
+                self.note(Err(error), WRITTEN_AGAIN);
+                return Turn::Failed;
+            }
+        };
+        if let Some(turn) = turn {
+            // What only this process knows is not left to the other.
+            let taken_in = self.import_owed().await;
+            let turn = if taken_in.is_ok() { turn } else { Turn::Failed };
+            self.note(taken_in, "another instance writes the ledger");
+            return turn;
+        }
         let exported = self.export_all().await;
+        let turn = if exported.is_ok() { Turn::Done } else { Turn::Failed };
+        self.note(exported, WRITTEN_AGAIN);
+        if turn == Turn::Failed
+            && let Err(error) = self.store.give_up_ledger_lease(me).await
+        {
+            tracing::debug!(error = %describe(&error), "the lease of the ledger is kept");
+        }
+        turn
+    }
+
+    /// `None` if it is `me` who exports now; else what came of the turn.
+    async fn has_turn(&self, me: WorkerId) -> Result<Option<Turn>, ExportError> {
+        if self.store.take_ledger_lease(me).await? {
+            self.watch(None);
+            return Ok(None);
+        }
+        if self.store.unexported_days().await?.is_empty() {
+            self.watch(None);
+            return Ok(Some(Turn::Done));
+        }
+        let waited = self.watch(Some(self.store.confirmed_lines().await?));
+        if waited < STALLED {
+            return Ok(Some(Turn::Waiting));
+        }
+        tracing::warn!("the instance that writes the ledger does not get on: writing it here");
+        self.watch(None);
+        self.store.seize_ledger_lease(me).await?;
+        Ok(None)
+    }
+
+    /// Notes how many lines are `written` while charges wait; for how long no more were.
+    fn watch(&self, written: Option<u64>) -> Duration {
+        let now = self.clock.monotonic();
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        *watched = written.map(|lines| match *watched {
+            Some((before, since)) if before == lines => (lines, since),
+            _ => (lines, now),
+        });
+        watched.map_or(Duration::ZERO, |(_, since)| now.saturating_sub(since))
+    }
+
+    /// Exports what there is, whoever has the lease; an error is logged, and the charges stay in the database.
+    pub async fn export_logged(&self) {
+        self.note(self.export_all().await, WRITTEN_AGAIN);
+    }
+
+    /// Remembers whether charges wait; says `mended` if they do no longer.
+    fn note(&self, exported: Result<(), ExportError>, mended: &'static str) {
         let mut trouble = self.lock();
         match exported {
             Ok(()) => {
                 if trouble.take().is_some() {
-                    tracing::info!("the ledger is written again, with every charge that waited");
+                    tracing::info!("{mended}");
                 }
             }
             Err(error) => {
@@ -169,9 +270,7 @@ impl Exporter {
     /// # Errors
     /// [`ExportError`]; what was not exported is tried again the next time.
     pub async fn export_all(&self) -> Result<(), ExportError> {
-        if self.owes_import() {
-            self.import_recent().await?;
-        }
+        self.import_owed().await?;
         let mut first_error = None;
         for day in self.store.unexported_days().await? {
             // A day that cannot be written does not keep the others waiting.
@@ -180,6 +279,14 @@ impl Exporter {
             }
         }
         first_error.map_or(Ok(()), Err)
+    }
+
+    /// Takes in what could not be taken in at the start.
+    async fn import_owed(&self) -> Result<(), ExportError> {
+        if self.owes_import() {
+            self.import_recent().await?;
+        }
+        Ok(())
     }
 
     async fn export_day(&self, day: Day) -> Result<(), ExportError> {

@@ -49,7 +49,7 @@ impl Store {
             }
             Ok(())
         })?;
-        self.hints.batch(batch);
+        self.hints.changed(batch);
         Ok(())
     }
 

@@ -27,6 +27,10 @@ const POSTGRES_ONLY_READER: &str = "SET default_transaction_read_only = on; SET 
 const SQLITE_WRITER: &str =
     "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA busy_timeout=2000;";
 const SQLITE_READER: &str = "PRAGMA query_only=ON; PRAGMA busy_timeout=2000;";
+/// Where the processes on one Postgres tell each other what they changed.
+pub(super) const CHANNEL: &str = "orchestrator_hints";
+/// Tells the listeners of channel `$1` the text `$2`; selects a number, as the function's own type is none.
+pub(super) const NOTIFY: &str = "SELECT CASE WHEN pg_notify($1, $2) IS NULL THEN 0 ELSE 1 END";
 /// How long a request waits for a connection, or on Postgres for a lock.
 pub(super) const LOCK_WAIT: Duration = Duration::from_secs(10);
 

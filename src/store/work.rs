@@ -239,7 +239,7 @@ impl Store {
             }
             Ok(())
         })?;
-        self.hints.work.send_replace(());
+        self.hints.queued();
         Ok(())
     }
 }

@@ -98,6 +98,8 @@ impl Default for Allowed {
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) prompt: String,
+    /// When it arrived.
+    pub(crate) at: Instant,
     /// The base64 of the pictures that it was shown.
     pub(crate) shown: Vec<String>,
     pub(crate) fault: Fault,
@@ -282,7 +284,7 @@ async fn answer(write: &mut OwnedWriteHalf, state: &State, prompt: &str, shown: 
         *count - 1
     };
     let fault = (state.script)(prompt, count);
-    state.calls.lock().unwrap().push(Call { prompt: prompt.to_owned(), shown, fault });
+    state.calls.lock().unwrap().push(Call { prompt: prompt.to_owned(), at: Instant::now(), shown, fault });
     if fault.is_picture() || fault.is_unknown() {
         state.charge(PICTURE_MICROS);
     }

@@ -20,8 +20,8 @@ use tokio::net::TcpListener;
 use crate::assets::AssetStore;
 use crate::assets::picture::Thumbnailer;
 use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
-use crate::config::{Config, ConfigError, ConfigErrors, ProviderKind, ReferencesConfig};
-use crate::domain::ids::WorkerId;
+use crate::config::{Config, ConfigError, ConfigErrors, ProviderKind, ReferencesConfig, Secret};
+use crate::domain::ids::{AttemptId, WorkerId};
 use crate::domain::outcome::BACKOFF_BASE;
 use crate::domain::prices::PriceTable;
 use crate::domain::spec::RunMode;
@@ -48,6 +48,7 @@ use crate::service::health::Health;
 use crate::service::ledger::Exporter;
 use crate::service::links::{LinkRules, Links};
 use crate::service::memory::PictureMemory;
+use crate::service::minute::SharedMinute;
 use crate::service::notices::Notices;
 use crate::service::own_references::OwnReferences;
 use crate::service::references::References;
@@ -55,18 +56,24 @@ use crate::service::settle::Settler;
 use crate::service::uploads::Uploads;
 use crate::store::{Limits, Store};
 use crate::telemetry::Counters;
-use crate::worker::Worker;
+use crate::worker::{POLL, Worker};
 
 /// How long a start waits for today's ledger.
 const LEDGER_PATIENCE: Duration = Duration::from_secs(5);
 /// The same, where nothing may be spent without it.
 const NEEDED_LEDGER_PATIENCE: Duration = Duration::from_mins(1);
 
+/// How long the end of the process waits to tell the other instances.
+const LAST_HINTS: Duration = Duration::from_secs(1);
+
 /// The running service.
 pub struct App {
     address: SocketAddr,
     lifecycle: Lifecycle,
     store: Arc<Store>,
+    /// Where the store is, for the connection on which the other instances are heard.
+    database: Secret,
+    me: WorkerId,
     exporter: Option<Arc<Exporter>>,
     flush_time: Duration,
     counters: Arc<Counters>,
@@ -80,6 +87,8 @@ struct Parts {
     config: Config,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
+    /// This process among those on the database.
+    me: WorkerId,
     counters: Arc<Counters>,
     prices: Arc<PriceTable>,
     store: Arc<Store>,
@@ -104,14 +113,14 @@ impl App {
         let exporter = parts.exporter().await?;
         let access = access::open(&parts.config, parts.store.clone(), parts.clock.clone()).await?;
         let origins = access::origins(&parts.config)?;
-        parts.start_worker()?;
+        parts.start_worker(exporter.as_ref())?;
         parts.start_server(listener, exporter.clone(), access, origins);
         parts.log_start(address);
         // Of the three eighths of the grace period that are left once the calls are put down.
         let flush_time = parts.config.work.shutdown_grace / 4;
-        let Parts { lifecycle, store, counters, clock, .. } = parts;
-        let since = clock.monotonic();
-        Ok(Self { address, lifecycle, store, exporter, flush_time, counters, clock, since })
+        let Parts { config, lifecycle, store, me, counters, clock, .. } = parts;
+        let (database, since) = (config.database.url, clock.monotonic());
+        Ok(Self { address, lifecycle, store, database, me, exporter, flush_time, counters, clock, since })
     }
 
     /// Where the service listens.
@@ -143,9 +152,15 @@ impl App {
             {
                 tracing::warn!("the ledger does not answer: charges wait in the database for the next start");
             }
+            // What was given back is for the others to take up. Who is not told finds it by himself.
+            drop(tokio::time::timeout(LAST_HINTS, self.store.send_hints(self.me)).await);
             self.store.close().await;
         };
-        let stopped = self.lifecycle.run_until_stopped(signals, finish).await;
+        // The relay outlives the tasks: what they settle at the end is told too.
+        let stopped = tokio::select! {
+            stopped = Box::pin(self.lifecycle.run_until_stopped(signals, finish)) => stopped,
+            never = Box::pin(self.store.relay(self.database.expose(), self.me)) => match never {},
+        };
         self.log_stop(stopped.is_ok());
         Ok(stopped?)
     }
@@ -201,13 +216,14 @@ impl Parts {
         let (ttl, min_left, refresh) = (config.urls.ttl, config.urls.min_left, config.features.url_refresh);
         let link_rules = LinkRules { ttl, min_left, refresh };
         let links = Arc::new(Links::new(assets.clone(), clock.clone(), counters.clone(), link_rules));
-        let gate_rules = GateRules::new(config.provider.concurrency, config.provider.requests_per_minute);
+        let ids = RandomIds::default();
         Ok(Self {
-            ids: Arc::new(RandomIds::default()),
+            me: WorkerId::new(ids.next()),
+            ids: Arc::new(ids),
             prices: Arc::new(config.prices.clone()),
             store: Arc::new(store),
             rules: money_rules(&config),
-            gate: Arc::new(Gate::new(clock.clone(), gate_rules)),
+            gate: Arc::new(Gate::new(clock.clone(), gate_rules(&config))),
             web: Arc::new(web_references(&config.references)?),
             lifecycle: Lifecycle::new(config.work.shutdown_grace),
             config,
@@ -276,31 +292,32 @@ impl Parts {
             return Ok(None);
         }
         let bucket = storage::ledger_bucket(&self.config).await?;
-        let exporter = Exporter::new(self.store.clone(), bucket, self.clock.clone(), self.counters.clone());
-        let exporter = Arc::new(exporter);
-        self.import_today(&exporter).await?;
+        let (store, clock, ids) = (self.store.clone(), self.clock.clone(), self.ids.clone());
+        let exporter = Arc::new(Exporter::new(store, bucket, clock, ids, self.counters.clone()));
+        self.import_charges(&exporter).await?;
         let task = exporter.clone();
         let last_export = self.config.work.shutdown_grace / 4;
-        let draining = self.lifecycle.draining();
-        self.lifecycle.spawn_critical("ledger export", async move { task.run(draining, last_export).await });
+        let (me, draining) = (self.me, self.lifecycle.draining());
+        self.lifecycle.spawn_critical("ledger export", async move { task.run(me, draining, last_export).await });
         Ok(Some(exporter))
     }
 
-    /// Takes today's charges in that the database does not know. A ledger that does not answer is asked again later.
-    async fn import_today(&self, exporter: &Exporter) -> anyhow::Result<()> {
+    /// Takes charges in that the database does not know. A ledger that does not answer is asked again later, and no
+    /// call starts before.
+    async fn import_charges(&self, exporter: &Exporter) -> anyhow::Result<()> {
         // A database that knows nothing may be one that was lost: it must not spend before it knows what was.
         let is_needed = self.rules.live && self.store.is_empty().await?;
         let patience = if is_needed { NEEDED_LEDGER_PATIENCE } else { LEDGER_PATIENCE };
-        let error = match tokio::time::timeout(patience, exporter.import(self.clock.now().day())).await {
+        let error = match tokio::time::timeout(patience, exporter.import_recent()).await {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(error)) => anyhow::Error::new(error),
             Err(late) => anyhow::Error::new(late),
         };
-        let error = error.context("cannot read today's ledger");
+        let error = error.context("cannot compare the ledger with the database");
         if is_needed {
             return Err(error.context(advice::UNREADABLE_LEDGER));
         }
-        tracing::warn!(error = format!("{error:#}"), "the ledger is read when it answers again");
+        tracing::warn!(error = format!("{error:#}"), "no call starts until the ledger answers");
         exporter.owe_import();
         Ok(())
     }
@@ -315,10 +332,9 @@ impl Parts {
         Ok(References::new(self.web.clone(), own, Arc::new(kept), clock))
     }
 
-    fn start_worker(&self) -> anyhow::Result<()> {
-        let me = WorkerId::new(self.ids.next());
+    fn start_worker(&self, exporter: Option<&Arc<Exporter>>) -> anyhow::Result<()> {
         let lease = LeaseRules { duration: self.config.work.lease };
-        let claims = Arc::new(Claims::new(self.store.clone(), self.clock.clone(), me, lease));
+        let claims = Arc::new(Claims::new(self.store.clone(), self.clock.clone(), self.me, lease));
         let provider = &self.config.provider;
         let executor = Arc::new(Executor {
             store: self.store.clone(),
@@ -340,14 +356,17 @@ impl Parts {
                 self.store.clone(),
                 claims.clone(),
                 self.gate.clone(),
+                SharedMinute::of(self.store.clone(), self.clock.clone(), &gate_rules(&self.config)),
                 Notices::new(self.store.clone(), self.clock.clone()),
                 self.rules,
-            ),
+            )
+            .once_compared(exporter.cloned()),
             memory: PictureMemory::new(self.config.limits.image_bytes_in_flight, self.config.references.max_bytes),
             call_timeout: provider.timeout,
             backoff_step: BACKOFF_BASE,
+            since: AttemptId::new(self.ids.next()),
         });
-        let worker = Worker::new(executor, claims, provider.concurrency);
+        let worker = Worker::new(executor, claims, provider.concurrency, POLL);
         let signals = Signals { draining: self.lifecycle.draining(), aborting: self.lifecycle.abort_calls() };
         self.lifecycle.spawn_critical("worker", async move {
             if let Err(error) = worker.run(signals).await {
@@ -385,7 +404,7 @@ impl Parts {
             self.counters.clone(),
             self.lifecycle.tracker().clone(),
             self.lifecycle.draining(),
-            FeedRules { max_life: self.config.http.stream_limit() },
+            FeedRules { max_life: self.config.http.stream_limit(), ..FeedRules::default() },
         );
         let batches = Batches::new(
             self.store.clone(),
@@ -446,6 +465,10 @@ async fn open_store(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<St
         let advice = advice::unusable_database(config.database.engine, &error);
         anyhow::Error::new(error).context(advice)
     })
+}
+
+const fn gate_rules(config: &Config) -> GateRules {
+    GateRules::new(config.provider.concurrency, config.provider.requests_per_minute)
 }
 
 fn money_rules(config: &Config) -> MoneyRules {

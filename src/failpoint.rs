@@ -5,6 +5,15 @@
 
 /// Every point, in the order in which a picture and its charge come to them.
 pub const POINTS: &[&str] = &[
+    "execute.claimed",
+    "execute.prepared",
+    "execute.started",
+    "execute.answered",
+    "assets.receipt_written",
+    "execute.stored",
+    "settle.written",
+    "settle.committed",
+    "execute.reconciled",
     "ledger.positioned",
     "ledger.head_read",
     "ledger.chunk_written",

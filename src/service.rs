@@ -13,6 +13,7 @@ pub mod ledger;
 mod lines;
 pub mod links;
 pub mod memory;
+pub mod minute;
 pub mod notices;
 pub mod own_references;
 mod read;

@@ -12,15 +12,20 @@
 mod audit;
 mod batch;
 mod budget;
+mod calls;
 mod cancel;
 mod day;
 mod dialect;
 mod events;
+mod hints;
 mod jobs;
 mod keys;
+mod leases;
 mod ledger;
 mod read;
 mod reading;
+mod relay;
+mod restored;
 mod retry;
 mod rows;
 mod settle;
@@ -33,13 +38,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use sqlx::{AnyConnection, AnyPool, Connection as _};
-use tokio::sync::{Notify, broadcast, watch};
 
 pub use self::batch::FinishedBatch;
 pub use self::budget::{BudgetRow, EVERYONE, Limits, user_scope};
+pub use self::calls::{CallSlot, SlotOutcome};
 pub use self::cancel::Cancelled;
 pub use self::events::EventRow;
-pub use self::jobs::{CallSpec, Job};
+pub use self::hints::{BatchHints, Hints};
+pub use self::jobs::{CallSpec, Held, Job};
 pub use self::keys::{ListedKey, SessionRow};
 pub use self::ledger::{DayState, PendingChunk};
 pub use self::read::{BatchFilter, BatchRow, ImageRow, ItemRow};
@@ -53,20 +59,28 @@ use self::day::Anchor;
 use self::dialect::{Dialect, LOCK_WAIT, Trouble};
 use self::reading::Still;
 use crate::clock::Clock;
-use crate::domain::ids::BatchId;
 use crate::domain::time::{Day, Timestamp};
 
 /// Tries of a transaction that collides with others.
 const MAX_COLLISIONS: u32 = 8;
-/// Wake-ups that a slow listener may miss before it reads the table on its own.
-const HINTS_KEPT: usize = 1_024;
 
 /// Why the database could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// It is away, full, locked or too slow. Nothing was written.
+    /// It is away or too slow, or did not like what it was asked. Nothing was written.
     #[error("database unavailable")]
     Unavailable(#[source] sqlx::Error),
+    /// Its disk takes no more. Nothing was written.
+    #[error(
+        "the database cannot be written: its disk is full or fails; free some space, the service goes on by itself"
+    )]
+    Full(#[source] sqlx::Error),
+    /// It takes no writes. Nothing was written.
+    #[error("the database is read-only: make it writable again, the service goes on by itself")]
+    ReadOnly(#[source] sqlx::Error),
+    /// Another program has locked it for longer than requests wait. Nothing was written.
+    #[error("another program has locked the database: end that program, the service goes on by itself")]
+    Locked(#[source] sqlx::Error),
     /// Another transaction held what this one needs for too long. Nothing was written.
     #[error("waited too long for a lock")]
     LockWait,
@@ -101,63 +115,14 @@ impl StoreError {
     #[must_use]
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::Unavailable(error) => error.as_database_error().is_none(),
-            Self::LockWait => true,
+            Self::Unavailable(error) => {
+                error.as_database_error().is_none_or(|error| error.code().is_some_and(|code| dialect::is_outage(&code)))
+            }
+            Self::LockWait | Self::Full(_) | Self::ReadOnly(_) | Self::Locked(_) => true,
             Self::Corrupt(_) | Self::Migration(_) | Self::InUse(_) | Self::LockFile { .. } | Self::UnknownEngine => {
                 false
             }
         }
-    }
-}
-
-/// Says that something changed. The tables say what.
-#[derive(Debug)]
-pub struct Hints {
-    /// Charges wait to be exported.
-    pub charges: Notify,
-    /// A batch ended, and its charges with it.
-    pub batch_ended: Notify,
-    work: watch::Sender<()>,
-    batches: broadcast::Sender<BatchId>,
-}
-
-impl Hints {
-    fn new() -> Self {
-        Self {
-            work: watch::Sender::new(()),
-            charges: Notify::new(),
-            batch_ended: Notify::new(),
-            batches: broadcast::Sender::new(HINTS_KEPT),
-        }
-    }
-
-    /// Changes whenever pictures may have become ready to be taken up.
-    #[must_use]
-    pub fn work(&self) -> watch::Receiver<()> {
-        self.work.subscribe()
-    }
-
-    /// Follows the batches that got new events. Who lags reads the table.
-    #[must_use]
-    pub fn batches(&self) -> broadcast::Receiver<BatchId> {
-        self.batches.subscribe()
-    }
-
-    /// Tells who waits that ends of these batches' pictures are written; `ended` if one was a batch's last.
-    pub fn settled(&self, batches: impl IntoIterator<Item = BatchId>, ended: bool) {
-        for batch in batches {
-            self.batch(batch);
-        }
-        self.work.send_replace(());
-        self.charges.notify_one();
-        if ended {
-            self.batch_ended.notify_one();
-        }
-    }
-
-    fn batch(&self, batch: BatchId) {
-        // Nobody listening is fine: no stream is open.
-        drop(self.batches.send(batch));
     }
 }
 
@@ -278,7 +243,7 @@ impl Store {
             clock,
             writers,
             readers,
-            hints: Hints::new(),
+            hints: Hints::new(dialect == Dialect::Postgres),
             _lock: file,
             still: None,
         };
@@ -301,16 +266,25 @@ impl Store {
         &self.hints
     }
 
-    /// Whether the database would take a write.
+    /// Whether the database takes a write: one is made, durably, to a row that nothing else reads. A transaction that
+    /// changes nothing would succeed on a full disk.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`].
+    /// [`StoreError`], which says what is wrong.
     pub async fn ping(&self) -> Result<(), StoreError> {
         transaction!(self, |connection| {
-            let sql = "UPDATE budget SET day = day WHERE scope = 'nobody'";
+            let sql = "INSERT INTO budget (scope, day, spent, reserved, unknown, overrun)
+                       VALUES ('probe', 0, 0, 0, 0, 0) ON CONFLICT (scope) DO UPDATE SET day = 1 - budget.day";
             sqlx::query(sql).execute(connection).await.map_err(|error| self.error(error))?;
             Ok(())
         })
+    }
+
+    /// The database's clock when it was opened, and the time that has passed since: what pictures are due by, and what
+    /// is kept for a while. A clock that is set in a running process moves neither.
+    #[must_use]
+    pub fn steady_now(&self) -> Timestamp {
+        self.anchor.expected(self.clock.monotonic())
     }
 
     /// Closes every connection; what is under way ends first.
@@ -340,6 +314,9 @@ impl Store {
         let code = error.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
         match code.map(|code| self.dialect.trouble(&code)) {
             Some(Trouble::LockWait) => StoreError::LockWait,
+            Some(Trouble::Full) => StoreError::Full(error),
+            Some(Trouble::ReadOnly) => StoreError::ReadOnly(error),
+            Some(Trouble::Locked) => StoreError::Locked(error),
             Some(Trouble::Collision | Trouble::Other) | None => StoreError::Unavailable(error),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Knows the service's use cases only. What a picture needs, and what its end means, is not its business.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,11 +12,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::outcome::Claim;
-use crate::service::claims::{Claims, Job};
+use crate::service::claims::{Claims, Held, Job, StoreError};
 use crate::service::execute::{Executor, Signals, Slot};
 
 /// How often the queue is looked at, in case a wake-up was lost.
-const POLL: Duration = Duration::from_secs(1);
+pub const POLL: Duration = Duration::from_secs(5);
 
 /// A picture's task died of a fault in this program.
 #[derive(Debug, thiserror::Error)]
@@ -29,19 +29,30 @@ pub struct Worker {
     claims: Arc<Claims>,
     slots: Arc<Semaphore>,
     freed: Arc<Notify>,
+    poll: Duration,
 }
 
-/// The claims that are being worked on. Two may be of one picture for a moment: the next claim of a
-/// picture can be taken up before the task of the last one was seen to end.
+/// The claims that are being worked on, each with what ends its task before its call. Two may be of one
+/// picture for a moment: the next claim of a picture can be taken up before the task of the last one was
+/// seen to end.
 #[derive(Default)]
 struct InFlight {
     tasks: JoinSet<Claim>,
-    claims: HashSet<Claim>,
+    claims: HashMap<Claim, CancellationToken>,
     /// The first death among the tasks: nothing new starts then, and what is under way ends.
     died: Option<WorkerError>,
 }
 
 impl InFlight {
+    /// Ends the tasks of claims that are not held any more, as far as their calls were not sent.
+    fn drop_all_but(&self, held: &Held) {
+        for (claim, lost) in &self.claims {
+            if !held.contains(&(claim.image, claim.fence)) {
+                lost.cancel();
+            }
+        }
+    }
+
     fn end(&mut self, ended: Result<Claim, tokio::task::JoinError>) {
         match ended {
             Ok(claim) => {
@@ -60,10 +71,12 @@ impl Worker {
     ///
     /// A quarter as many pictures are claimed ahead, so that a call that ends is followed by one that is
     /// ready. Not more: who sends a small batch waits for those that are claimed.
+    ///
+    /// It looks at the queue whenever it is told to, and every `poll`: [`POLL`], but for tests.
     #[must_use]
-    pub fn new(executor: Arc<Executor>, claims: Arc<Claims>, concurrency: u32) -> Self {
+    pub fn new(executor: Arc<Executor>, claims: Arc<Claims>, concurrency: u32, poll: Duration) -> Self {
         let slots = Arc::new(Semaphore::new((concurrency + concurrency / 4) as usize));
-        Self { executor, claims, slots, freed: Arc::default() }
+        Self { executor, claims, slots, freed: Arc::default(), poll }
     }
 
     /// Works until `signals.draining`, then ends what is under way and gives the rest back.
@@ -87,15 +100,25 @@ impl Worker {
 
     async fn work(&self, signals: &Signals, look: &AtomicBool) -> Result<(), WorkerError> {
         let mut in_flight = InFlight::default();
+        let mut cancels = self.claims.cancels();
         while !signals.draining.is_cancelled() && in_flight.died.is_none() {
             self.take_up(&mut in_flight, signals, look).await;
             let full = self.slots.available_permits() == 0;
-            tokio::select! {
-                Some(ended) = in_flight.tasks.join_next() => in_flight.end(ended),
-                () = self.freed.notified() => {}
-                () = self.claims.ready(POLL), if !full => {}
-                () = tokio::time::sleep(POLL), if full => {}
-                () = signals.draining.cancelled() => {}
+            let InFlight { tasks, claims, .. } = &mut in_flight;
+            let is_ours = |batch| claims.keys().any(|claim| claim.image.batch == batch);
+            let ended = tokio::select! {
+                Some(ended) = tasks.join_next() => Some(ended),
+                () = self.freed.notified() => None,
+                () = cancels.heard_of(is_ours) => {
+                    look.store(true, Ordering::Relaxed);
+                    None
+                }
+                () = self.claims.ready(self.poll), if !full => None,
+                () = tokio::time::sleep(self.poll), if full => None,
+                () = signals.draining.cancelled() => None,
+            };
+            if let Some(ended) = ended {
+                in_flight.end(ended);
             }
             while let Some(ended) = in_flight.tasks.try_join_next() {
                 in_flight.end(ended);
@@ -107,13 +130,13 @@ impl Worker {
         in_flight.died.map_or(Ok(()), Err)
     }
 
-    /// Starts as many pictures as there is room for; those of dead workers first.
+    /// Starts as many pictures as there is room for; those of dead workers first. Ends those whose claim was lost.
     async fn take_up(&self, in_flight: &mut InFlight, signals: &Signals, look: &AtomicBool) {
-        if look.swap(false, Ordering::Relaxed) {
-            match self.claims.strays(&in_flight.claims).await {
-                Ok(strays) => strays.into_iter().for_each(|job| self.spawn(in_flight, job, None, signals)),
-                Err(error) => tracing::warn!(%error, "cannot look for claims left behind"),
-            }
+        if self.executor.admission.is_compared()
+            && look.swap(false, Ordering::Relaxed)
+            && let Err(error) = self.look(in_flight, signals).await
+        {
+            tracing::warn!(%error, "cannot look for claims that were left behind or lost");
         }
         let room = u32::try_from(self.slots.available_permits()).unwrap_or(u32::MAX);
         if room == 0 || !self.claims.may_start() || !self.executor.admission.takes_work().await {
@@ -121,8 +144,25 @@ impl Worker {
         }
         match self.claims.claim(room).await {
             Ok(claimed) => claimed.into_iter().for_each(|job| self.spawn(in_flight, job, self.slot(), signals)),
-            Err(error) => tracing::warn!(%error, "cannot claim pictures; trying again"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot claim pictures; trying again");
+                // A database that fails at once would be asked, and the log filled, without a pause.
+                tokio::select! {
+                    () = tokio::time::sleep(POLL) => {}
+                    () = signals.draining.cancelled() => {}
+                }
+            }
         }
+    }
+
+    /// Compares what is worked on with what is claimed.
+    async fn look(&self, in_flight: &mut InFlight, signals: &Signals) -> Result<(), StoreError> {
+        let held = self.claims.held().await?;
+        in_flight.drop_all_but(&held);
+        for job in self.claims.strays(&held, &in_flight.claims).await? {
+            self.spawn(in_flight, job, None, signals);
+        }
+        Ok(())
     }
 
     /// A slot; there is one, as nobody else takes any.
@@ -132,8 +172,11 @@ impl Worker {
     }
 
     fn spawn(&self, in_flight: &mut InFlight, job: Job, slot: Option<Slot>, signals: &Signals) {
-        let (executor, signals, claim) = (self.executor.clone(), signals.clone(), job.claim);
-        in_flight.claims.insert(claim);
+        let (executor, claim) = (self.executor.clone(), job.claim);
+        // A picture whose claim is lost is left as one is when the service stops.
+        let draining = signals.draining.child_token();
+        in_flight.claims.insert(claim, draining.clone());
+        let signals = Signals { draining, aborting: signals.aborting.clone() };
         in_flight.tasks.spawn(async move {
             executor.run(job, slot, &signals).await;
             claim

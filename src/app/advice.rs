@@ -47,6 +47,9 @@ pub(super) fn unusable_database(engine: Engine, error: &StoreError) -> String {
         (StoreError::Migration(_), _) => {
             "the database does not fit this version: start the version that made it, or set DATABASE_URL to another"
         }
+        (StoreError::Full(_) | StoreError::ReadOnly(_) | StoreError::Locked(_), _) => {
+            "the database takes no writes: start again when it does"
+        }
         (_, Engine::Postgres) => {
             "cannot use the Postgres database of DATABASE_URL: see whether it runs, and whether host, port, user, \
              password and database name are right"

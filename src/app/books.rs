@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::bail;
 
 use super::{advice, open_store, storage};
-use crate::clock::{Clock as _, SystemClock};
+use crate::clock::{Clock as _, RandomIds, SystemClock};
 use crate::config::Config;
 use crate::domain::comparison::DayFindings;
 use crate::domain::time::Day;
@@ -59,7 +59,8 @@ pub async fn import(config: &Config, day: Option<Day>) -> anyhow::Result<(Day, u
     let day = day.unwrap_or_else(|| clock.now().day());
     let store = Arc::new(open_store(config, clock.clone()).await?);
     let ledger = storage::ledger_bucket(config).await?;
-    let exporter = Exporter::new(store.clone(), ledger, clock, Arc::new(Counters::default()));
+    let exporter =
+        Exporter::new(store.clone(), ledger, clock, Arc::new(RandomIds::default()), Arc::new(Counters::default()));
     let new = exporter.take_in(day).await;
     store.close().await;
     Ok((day, new?))

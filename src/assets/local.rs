@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::domain::picture::{PictureFormat, Receipt};
 use crate::domain::time::Timestamp;
 use crate::durable::{self, Created};
+use crate::failpoint;
 
 /// Bytes of the key that signs links: one block of SHA-256.
 const KEY_BYTES: usize = 64;
@@ -86,6 +87,7 @@ impl LocalAssets {
         }
         let json = serde_json::to_vec(receipt).map_err(AssetError::unavailable)?;
         self.create(&receipt_name(&receipt.picture.object), &json)?;
+        failpoint::hit("assets.receipt_written");
         self.create(&receipt.picture.object, picture)
     }
 

@@ -146,7 +146,11 @@ impl Batches {
 impl From<StoreError> for ServiceError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(_) | StoreError::LockWait => Self::Unavailable(error.into()),
+            StoreError::Unavailable(_)
+            | StoreError::LockWait
+            | StoreError::Full(_)
+            | StoreError::ReadOnly(_)
+            | StoreError::Locked(_) => Self::Unavailable(error.into()),
             _ => Self::Internal(error.into()),
         }
     }

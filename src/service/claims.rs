@@ -4,7 +4,7 @@
 //! without a new beat of it, counting only time in which this process's own reads worked. On an
 //! embedded database this process is the only one, so all earlier workers are dead at once.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,11 +14,14 @@ use super::turns::Turns;
 use crate::clock::Clock;
 use crate::domain::ids::WorkerId;
 use crate::domain::outcome::Claim;
-pub use crate::store::Job;
-use crate::store::{Beats, Store, StoreError};
+use crate::store::{BatchHints, Beats, Store};
+pub use crate::store::{Held, Job, StoreError};
 
 /// A picture that was due and could not be claimed is not asked for more often than this.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a worker waits while it cannot see the queue.
+const AWAY_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a claim outlives the last beat of its worker.
 #[derive(Debug, Clone, Copy)]
@@ -137,13 +140,13 @@ impl Claims {
     /// [`StoreError`]; nothing is claimed then.
     pub async fn claim(&self, count: u32) -> Result<Vec<Job>, StoreError> {
         self.work.lock().await.mark_unchanged();
-        let mut waiting = self.store.queued_owners(self.clock.now()).await?;
+        let mut waiting = self.store.queued_owners(self.store.steady_now()).await?;
         let mut turns = self.turns.lock().await;
         let mut jobs = Vec::new();
         let mut room = count;
         while room > 0 && !waiting.is_empty() {
             for (user, share) in turns.plan(&waiting, room) {
-                let claimed = match self.store.claim(self.me, &user, share, self.clock.now()).await {
+                let claimed = match self.store.claim(self.me, &user, share, self.store.steady_now()).await {
                     Ok(claimed) => claimed,
                     Err(error) if jobs.is_empty() => return Err(error),
                     Err(error) => {
@@ -163,14 +166,32 @@ impl Claims {
         Ok(jobs)
     }
 
-    /// Claims of this worker that nobody here works on: taken over, or lost between two statements.
+    /// What this worker holds.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn strays(&self, in_flight: &HashSet<Claim>) -> Result<Vec<Job>, StoreError> {
-        let mut jobs = self.store.load_claims(self.me).await?;
-        jobs.retain(|job| !in_flight.contains(&job.claim));
+    pub async fn held(&self) -> Result<Held, StoreError> {
+        self.store.held_claims(self.me).await
+    }
+
+    /// Those of the `held` claims that nobody here works on: taken over, or lost between two statements.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn strays<T>(&self, held: &Held, in_flight: &HashMap<Claim, T>) -> Result<Vec<Job>, StoreError> {
+        let known: Held = in_flight.keys().map(|claim| (claim.image, claim.fence)).collect();
+        let strays: Held = held.difference(&known).copied().collect();
+        let images: Vec<_> = strays.iter().map(|(image, _)| *image).collect();
+        let mut jobs = self.store.load_jobs(&images).await?;
+        // What was lost meanwhile is another worker's.
+        jobs.retain(|job| strays.contains(&(job.claim.image, job.claim.fence)));
         Ok(jobs)
+    }
+
+    /// Follows the batches that are cancelled: claims may be lost by it.
+    #[must_use]
+    pub fn cancels(&self) -> BatchHints {
+        self.store.hints().cancels()
     }
 
     /// Gives back every claim whose call was not started, and signs off if none is left.
@@ -183,12 +204,13 @@ impl Claims {
 
     /// Waits until pictures may have become ready, at most until the next one is due.
     ///
-    /// `poll` covers a lost wake-up.
+    /// `poll` covers a lost wake-up; a database that does not answer is asked sooner.
     pub async fn ready(&self, poll: Duration) {
         let mut work = self.work.lock().await;
         let due = match self.store.next_due().await {
-            Ok(Some(due)) => due.since(self.clock.now()).min(poll),
-            Ok(None) | Err(_) => poll,
+            Ok(Some(due)) => due.since(self.store.steady_now()).min(poll),
+            Ok(None) => poll,
+            Err(_) => poll.min(AWAY_PAUSE),
         };
         drop(tokio::time::timeout(due.max(SHORTEST_PAUSE), work.changed()).await);
     }

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
-use super::admission::{Admission, Admitted, quota_exhausted};
-use super::gate::{Pass, Verdict};
+use super::admission::{Admission, Admitted, Permit, quota_exhausted};
+use super::gate::Verdict;
 use super::memory::{PictureMemory, max_answer_bytes};
 use super::references::References;
 use super::settle::Settler;
@@ -24,6 +24,7 @@ use crate::domain::outcome::{Outcome, Settlement, decide};
 use crate::domain::picture::{Picture, Receipt, ReferenceImage, Sha256Hex};
 use crate::domain::prices::{PriceTable, Usage};
 use crate::domain::state::{ErrorCode, ImageError};
+use crate::failpoint;
 use crate::provider::{Answer, ImageCall, ImageProvider, ProviderError};
 use crate::store::{CallSpec, Job, Store, StoreError};
 use crate::telemetry::Counters;
@@ -70,6 +71,8 @@ pub struct Executor {
     pub call_timeout: Duration,
     /// The first pause of the backoff.
     pub backoff_step: Duration,
+    /// Made when this process started. An older attempt may be a backup's, from before its call.
+    pub since: AttemptId,
 }
 
 /// A place among the pictures that are made ready or whose call is under way. Given back when the call
@@ -126,14 +129,21 @@ impl Executor {
         };
         let (image, attempt, adopted) = (job.claim.image, job.claim.attempt, outcome != Outcome::Unknown);
         tracing::warn!(%image, %attempt, adopted, "settling a call of a dead worker");
+        failpoint::hit("execute.reconciled");
         Some(outcome.into())
     }
 
     async fn attempt(&self, job: &Job, slot: Option<Slot>, signals: &Signals) -> Option<Ended> {
+        failpoint::hit("execute.claimed");
         for &(attempt, number) in &job.earlier_unknown {
             if let Some(receipt) = self.find(job, attempt, number, signals).await? {
                 return Some(Outcome::FoundEarlier { picture: receipt.picture }.into());
             }
+        }
+        if job.claim.attempt < self.since
+            && let Some(receipt) = self.find(job, job.claim.attempt, job.number, signals).await?
+        {
+            return self.adopt(job, receipt, signals).await;
         }
         let spec = match &job.call {
             Ok(spec) => spec,
@@ -159,16 +169,30 @@ impl Executor {
             Ok(call) => call,
             Err(error) => return Some(Outcome::Refused(error).into()),
         };
-        let pass = match self.admission.admit(job.claim.image.batch, &job.model, signals).await {
-            Admitted::Go(pass) => pass,
+        let permit = match self.admission.admit(job.claim.image.batch, &job.model, signals).await {
+            Admitted::Go(permit) => permit,
             Admitted::Postpone(span) => return Some(Outcome::Postponed(span).into()),
             Admitted::Refuse(error) => return Some(Outcome::Refused(error).into()),
             Admitted::Stop => return None,
         };
-        match self.start(job, signals).await? {
-            Started::Durably => Some(self.send(job, &call, pass, slot, signals).await),
-            Started::InDoubt => Some(Outcome::Postponed(RETRY_PAUSE).into()),
+        failpoint::hit("execute.prepared");
+        let started = self.start(job, signals).await;
+        if let Some(Started::Durably) = started {
+            return Some(self.send(job, &call, permit, slot, signals).await);
         }
+        self.admission.unused(permit).await;
+        started.map(|_| Outcome::Postponed(RETRY_PAUSE).into())
+    }
+
+    /// Takes the picture of a call that the database has forgotten, at its own cost: it was put back to a backup, and
+    /// the ledger did not hold the call's line yet.
+    async fn adopt(&self, job: &Job, receipt: Receipt, signals: &Signals) -> Option<Ended> {
+        tracing::warn!(image = %job.claim.image, attempt = %job.claim.attempt, "a picture was paid for already");
+        let outcome = match self.start(job, signals).await? {
+            Started::Durably => Outcome::Made { picture: receipt.picture, cost: receipt.cost },
+            Started::InDoubt => Outcome::Postponed(RETRY_PAUSE),
+        };
+        Some(outcome.into())
     }
 
     /// The stored picture of an earlier attempt. Only a definite "not there" is `Some(None)`.
@@ -226,19 +250,23 @@ impl Executor {
         &self,
         job: &Job,
         call: &ImageCall,
-        mut pass: Pass<'_>,
+        mut permit: Permit<'_>,
         slot: Option<Slot>,
         signals: &Signals,
     ) -> Ended {
-        pass.send();
+        failpoint::hit("execute.started");
+        if !self.admission.send(&mut permit).await {
+            return Outcome::Postponed(RETRY_PAUSE).into();
+        }
         let answer = tokio::select! {
             answer = tokio::time::timeout(self.call_timeout, self.provider.generate(call)) => answer,
             () = signals.aborting.cancelled() => return Outcome::Interrupted.into(),
         };
         let answer = answer.unwrap_or_else(|_| Err(ProviderError::OutcomeUnknown("no answer in time".to_owned())));
+        failpoint::hit("execute.answered");
         let default_pause = self.admission.default_pause();
         let verdict = verdict(answer.as_ref().err(), default_pause);
-        self.admission.ended(job.claim.image.batch, &job.model, pass, verdict).await;
+        self.admission.ended(job.claim.image.batch, &job.model, permit, verdict).await;
         drop(slot);
         match answer {
             Ok(answer) => self.answered(job, answer, signals).await,
@@ -298,7 +326,10 @@ impl Executor {
         let mut tries = 1;
         loop {
             match self.assets.store(bytes.clone(), thumbnail.clone(), &receipt).await {
-                Ok(()) => return Ok(receipt.picture),
+                Ok(()) => {
+                    failpoint::hit("execute.stored");
+                    return Ok(receipt.picture);
+                }
                 Err(error) => {
                     tracing::error!(%stem, tries, error = %describe(&error), "cannot store a paid picture");
                     let last = tries >= STORE_TRIES || matches!(error, AssetError::Conflict(_));
@@ -315,7 +346,7 @@ impl Executor {
     /// Writes the end of an attempt; keeps trying until the service stops.
     async fn settle(&self, job: &Job, ended: Ended, signals: &Signals) {
         let jitter = rand::random::<f64>();
-        let now = self.clock.now();
+        let now = self.store.steady_now();
         let decided = decide(job.claim, ended.outcome, job.history, now, self.backoff_step, jitter);
         let settlement = Settlement { request_id: ended.request_id, ..decided };
         while let Err(error) = self.settler.settle(job, &settlement).await {

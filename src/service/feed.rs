@@ -35,8 +35,8 @@ use crate::telemetry::Counters;
 pub const RETRY: Duration = Duration::from_secs(1);
 /// A comment goes out after this long without an event, so that proxies keep the stream open.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
-/// A follower looks at the table this often, in case a wake-up was lost.
-const POLL: Duration = Duration::from_secs(2);
+/// [`FeedRules::poll`], but for tests.
+const POLL: Duration = Duration::from_secs(10);
 /// Events on a page.
 const PAGE: u64 = 64;
 /// Pages that the streams of one batch share: about a megabyte.
@@ -52,11 +52,19 @@ pub enum Subscription {
     Frames(BoxStream<'static, Bytes>),
 }
 
-/// When streams end on their own account.
-#[derive(Debug, Clone, Copy, Default)]
+/// When streams end on their own account, and look on their own account.
+#[derive(Debug, Clone, Copy)]
 pub struct FeedRules {
     /// The longest life of one stream; the client comes back by itself.
     pub max_life: Option<Duration>,
+    /// How often the table is looked at, in case a wake-up was lost.
+    pub poll: Duration,
+}
+
+impl Default for FeedRules {
+    fn default() -> Self {
+        Self { max_life: None, poll: POLL }
+    }
 }
 
 /// All progress streams of this process.
@@ -186,10 +194,10 @@ impl Feeds {
                     Err(error) => tracing::warn!(%batch, %error, "cannot read progress; streams wait"),
                 }
             }
-            let told = async { while matches!(hints.recv().await, Ok(other) if other != batch) {} };
+            let told = hints.heard_of(|other| other == batch);
             tokio::select! {
                 () = self.draining.cancelled() => return,
-                _ = tokio::time::timeout(POLL, told) => {}
+                _ = tokio::time::timeout(self.rules.poll, told) => {}
             }
         }
     }

@@ -100,6 +100,8 @@ struct State {
     reduced_at: Option<Duration>,
     /// The starts of the last minute.
     starts: VecDeque<Duration>,
+    /// Until when all instances together have spent their calls.
+    spent_until: Duration,
     /// Until then calls keep an even pace, as the provider counts in shorter spans than a minute.
     even_until: Duration,
     paused_until: Duration,
@@ -169,6 +171,13 @@ impl Gate {
         self.lock().closed(model, now, self.rules).filter(|closed| closed.reason != Reason::Busy)
     }
 
+    /// No call starts for `span`, as all instances together have spent those of the minute; zero if one is free.
+    pub fn spent(&self, span: Duration) {
+        let now = self.clock.monotonic();
+        self.lock().spent_until = now + span;
+        self.changed.notify_waiters();
+    }
+
     /// Ends when a call ended after this was called, which may have opened the gate.
     pub fn changed(&self) -> Notified<'_> {
         self.changed.notified()
@@ -230,7 +239,7 @@ impl State {
                 Breaker::Probing => Some((Reason::Failing, rules.breaker_pause)),
             })
             .or_else(|| (self.under_way >= self.allowed.min(rules.concurrency)).then_some(for_a_call))
-            .or_else(|| until(Reason::Busy, self.next_start(now, rules)))?;
+            .or_else(|| until(Reason::Busy, self.spent_until.max(self.next_start(now, rules))))?;
         Some(Closed { reason, opens_in })
     }
 

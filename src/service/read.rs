@@ -18,7 +18,7 @@ use crate::store::{BatchFilter, BatchRow, BudgetRow, EVERYONE, ImageRow, ItemRow
 /// A redirect to a picture is cached at most so long.
 const REDIRECT_CACHED: Duration = Duration::from_hours(1);
 /// How often a waiting request looks, in case a wake-up was lost.
-const WAIT_POLL: Duration = Duration::from_secs(1);
+const WAIT_POLL: Duration = Duration::from_secs(5);
 
 impl Batches {
     /// The batch with a page of items, every link fresh.
@@ -74,7 +74,7 @@ impl Batches {
                 return Ok(finished);
             }
             let poll = deadline.min(tokio::time::Instant::now() + WAIT_POLL);
-            let told = async { while matches!(hints.recv().await, Ok(other) if other != batch) {} };
+            let told = hints.heard_of(|other| other == batch);
             tokio::select! {
                 () = self.draining.cancelled() => {}
                 _ = tokio::time::timeout_at(poll, told) => {}

@@ -43,7 +43,7 @@ impl Batches {
             attempts: if self.rules.live { self.fresh_attempts(&model, &images)? } else { Vec::new() },
             at: self.clock.now(),
             idempotency: idempotency.map(|given| (given.key, given.request_hash)),
-            forget_keys_before: self.clock.now().before(IDEMPOTENCY_KEPT),
+            forget_keys_before: self.clock.now().min(self.store.steady_now()).before(IDEMPOTENCY_KEPT),
         };
         let keyed = retry.idempotency.is_some();
         let outcome = self.store.retry(&retry, &self.rules.limits).await.map_err(|error| match error {

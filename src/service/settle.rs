@@ -14,6 +14,7 @@ use crate::clock::{Clock, IdSource};
 use crate::domain::ids::{AttemptId, ChargeId};
 use crate::domain::outcome::Settlement;
 use crate::domain::state::ImageState;
+use crate::failpoint;
 use crate::store::{FinishedBatch, Job, SettleRequest, Settled, Store, StoreError};
 use crate::telemetry::Counters;
 
@@ -143,6 +144,7 @@ impl Settler {
 
     async fn write(&self, requests: &[SettleRequest<'_>]) -> Result<(), StoreError> {
         let group = self.store.settle(requests, &self.rules.limits, self.rules.prompts, self.clock.now()).await?;
+        failpoint::hit("settle.committed");
         // Counted and logged first: who is told that a batch ended finds it in the counters.
         for (request, settled) in requests.iter().zip(&group.settled) {
             self.count(request.job, *settled);

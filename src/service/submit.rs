@@ -131,7 +131,7 @@ impl Batches {
             estimated_cost: priced.total,
             at: now,
             idempotency: idempotency.map(|given| (given.key, given.request_hash)),
-            forget_keys_before: now.before(IDEMPOTENCY_KEPT),
+            forget_keys_before: now.min(self.store.steady_now()).before(IDEMPOTENCY_KEPT),
         }
     }
 

@@ -51,7 +51,7 @@ impl Store {
             }
             Ok(())
         })?;
-        self.hints.batch(batch);
+        self.hints.changed(batch);
         Ok(())
     }
 

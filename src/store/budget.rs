@@ -153,6 +153,19 @@ impl Store {
         Ok(BudgetRow { day, spent, reserved, unknown, overrun })
     }
 
+    /// The last day on which money moved; `None` if none ever did.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn last_day(&self) -> Result<Option<Day>, StoreError> {
+        let day: i64 = sqlx::query_scalar("SELECT day FROM budget WHERE scope = $1")
+            .bind(EVERYONE)
+            .fetch_one(&self.readers)
+            .await
+            .map_err(|error| self.error(error))?;
+        Ok((day > 0).then(|| Day::from_number(day)))
+    }
+
     /// The money of `scope` now.
     ///
     /// # Errors

@@ -60,7 +60,7 @@ impl Store {
             Ok(Cancelled::Stopped { pictures: stopped.count, finished })
         })?;
         if outcome != Cancelled::NotFound {
-            self.hints.batch(batch);
+            self.hints.cancelled(batch);
         }
         Ok(outcome)
     }

@@ -21,9 +21,14 @@ impl Anchor {
         Self { wall, monotonic, warned: AtomicBool::new(false) }
     }
 
+    /// What the wall clock would show if it had not been set since.
+    pub(super) fn expected(&self, monotonic: Duration) -> Timestamp {
+        self.wall.after(monotonic.saturating_sub(self.monotonic))
+    }
+
     /// The day at `wall`; the day that the monotonic clock expects, if the wall clock jumped.
     pub(super) fn day(&self, wall: Timestamp, monotonic: Duration) -> Day {
-        let expected = self.wall.after(monotonic.saturating_sub(self.monotonic));
+        let expected = self.expected(monotonic);
         let jump = wall.since(expected).max(expected.since(wall));
         if jump <= MAX_JUMP {
             return wall.day();

@@ -22,7 +22,15 @@ const SQLITE_READERS: u32 = 4;
 const POSTGRES_SET_UP: &str = "SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = '5s'";
 /// The same for a session that changes nothing, by the database's own word.
 const POSTGRES_ONLY_READER: &str = "SET default_transaction_read_only = on; SET lock_timeout = '10s'";
-const SQLITE_READER: &str = "PRAGMA query_only=ON; PRAGMA busy_timeout=5000;";
+/// No process of ours shares a SQLite file: a lock that lasts for so long is another program's, and asking again at
+/// once would keep requests waiting as long again. Shorter than what `/readyz` waits for, so that it can say so.
+const SQLITE_WRITER: &str =
+    "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA busy_timeout=2000;";
+const SQLITE_READER: &str = "PRAGMA query_only=ON; PRAGMA busy_timeout=2000;";
+/// Where the processes on one Postgres tell each other what they changed.
+pub(super) const CHANNEL: &str = "orchestrator_hints";
+/// Tells the listeners of channel `$1` the text `$2`; selects a number, as the function's own type is none.
+pub(super) const NOTIFY: &str = "SELECT CASE WHEN pg_notify($1, $2) IS NULL THEN 0 ELSE 1 END";
 /// How long a request waits for a connection, or on Postgres for a lock.
 pub(super) const LOCK_WAIT: Duration = Duration::from_secs(10);
 
@@ -82,7 +90,7 @@ impl Dialect {
     /// The pool that writes.
     pub(super) fn writers(self) -> AnyPoolOptions {
         match self {
-            Self::Sqlite => pool(1, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"),
+            Self::Sqlite => pool(1, SQLITE_WRITER),
             Self::Postgres => pool(POSTGRES_CONNECTIONS, POSTGRES_SET_UP),
         }
     }
@@ -108,13 +116,28 @@ impl Dialect {
         match (self, code) {
             (Self::Postgres, "55P03") => Trouble::LockWait,
             (Self::Postgres, "40001" | "40P01") => Trouble::Collision,
-            // The primary code is the low byte: 5 is SQLITE_BUSY, 6 is SQLITE_LOCKED.
-            (Self::Sqlite, code) if matches!(code.parse::<i32>().map(|code| code & 0xff), Ok(5 | 6)) => {
-                Trouble::Collision
-            }
-            _ => Trouble::Other,
+            // disk_full, io_error; read_only_sql_transaction.
+            (Self::Postgres, "53100" | "58030") => Trouble::Full,
+            (Self::Postgres, "25006") => Trouble::ReadOnly,
+            // The primary code is the low byte.
+            (Self::Sqlite, code) => match code.parse::<i32>().map(|code| code & 0xff) {
+                // SQLITE_BUSY, after `busy_timeout`; SQLITE_LOCKED, by another connection of this process.
+                Ok(5) => Trouble::Locked,
+                Ok(6) => Trouble::Collision,
+                // SQLITE_READONLY; SQLITE_IOERR, which a file that may not grow gives too, and SQLITE_FULL.
+                Ok(8) => Trouble::ReadOnly,
+                Ok(10 | 13) => Trouble::Full,
+                _ => Trouble::Other,
+            },
+            (Self::Postgres, _) => Trouble::Other,
         }
     }
+}
+
+/// Whether an error code says that the server takes no work now, whatever the work is: Postgres is being stopped or
+/// started, has no connection left, or takes no write because it is not the primary any more.
+pub(super) fn is_outage(code: &str) -> bool {
+    matches!(code, "57P01" | "57P02" | "57P03" | "53300" | "25006") || (code.len() == 5 && code.starts_with("08"))
 }
 
 /// Why a statement failed.
@@ -124,6 +147,12 @@ pub(super) enum Trouble {
     Collision,
     /// Another transaction held a lock for longer than [`LOCK_WAIT`].
     LockWait,
+    /// The disk under it is full, or fails.
+    Full,
+    /// It takes no writes.
+    ReadOnly,
+    /// Another program held the lock of the whole database for longer than `busy_timeout`.
+    Locked,
     /// Anything else.
     Other,
 }
@@ -135,4 +164,20 @@ fn pool(connections: u32, set_up: &'static str) -> AnyPoolOptions {
             Ok(())
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_takes_no_work_is_told_from_one_that_refuses_a_row() {
+        for code in ["57P01", "57P03", "08006", "25006"] {
+            assert!(is_outage(code), "{code}");
+        }
+        // A constraint, a collision; SQLite's busy and corrupt.
+        for code in ["23505", "40001", "5", "11"] {
+            assert!(!is_outage(code), "{code}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Claimed pictures with all that making them needs. A row that cannot be read hides no other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sqlx::any::AnyRow;
@@ -58,26 +58,41 @@ pub struct CallSpec {
     pub image_size: ImageSize,
 }
 
+/// Claims of one worker: the pictures, each with its fence.
+pub type Held = BTreeSet<(ImageKey, i64)>;
+
 /// The earlier attempts of each picture whose outcome is not known.
 type Unknown = BTreeMap<ImageKey, Vec<(AttemptId, u32)>>;
 
 impl Store {
-    /// Every picture that `worker` holds a claim on. One that cannot be read is logged and left out.
+    /// What `worker` holds a claim on.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn load_claims(&self, worker: WorkerId) -> Result<Vec<Job>, StoreError> {
-        let sql = "SELECT batch_id, ordinal, variant FROM images WHERE worker = $1";
+    pub async fn held_claims(&self, worker: WorkerId) -> Result<Held, StoreError> {
+        let sql = "SELECT batch_id, ordinal, variant, fence FROM images WHERE worker = $1";
         let rows = sqlx::query(sql)
             .bind(worker.to_string())
             .fetch_all(&self.writers)
             .await
             .map_err(|error| self.error(error))?;
-        self.load_jobs(&readable(&rows, Columns::image_key)).await
+        Ok(readable(&rows, |row| Ok((row.image_key()?, row.int("fence")?))).into_iter().collect())
     }
 
-    /// The pictures among `images` that are claimed or running.
-    pub(super) async fn load_jobs(&self, images: &[ImageKey]) -> Result<Vec<Job>, StoreError> {
+    /// Every picture that `worker` holds a claim on. One that cannot be read is logged and left out.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load_claims(&self, worker: WorkerId) -> Result<Vec<Job>, StoreError> {
+        let images: Vec<ImageKey> = self.held_claims(worker).await?.into_iter().map(|(image, _)| image).collect();
+        self.load_jobs(&images).await
+    }
+
+    /// The pictures among `images` that are claimed or running, whoever holds them.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load_jobs(&self, images: &[ImageKey]) -> Result<Vec<Job>, StoreError> {
         let mut jobs = Vec::with_capacity(images.len());
         for images in images.chunks(JOBS_A_STATEMENT) {
             let mut unknown = self.load_unknown(images).await?;
@@ -94,7 +109,7 @@ impl Store {
                 placeholders(images.len(), 3)
             );
             let rows = self.rows_of(sql, images).await?;
-            let now = self.clock.now();
+            let now = self.steady_now();
             jobs.extend(readable(&rows, |row| job(row, now, &mut unknown)));
         }
         Ok(jobs)

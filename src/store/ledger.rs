@@ -9,8 +9,10 @@ use bytes::Bytes;
 use sqlx::AnyConnection;
 
 use super::budget::{BudgetMove, EVERYONE, user_scope};
+use super::restored::OpenBatches;
 use super::rows::{Columns as _, to_json};
 use super::{Store, StoreError, transaction};
+use crate::clock::IdSource;
 use crate::domain::ids::UserId;
 use crate::domain::ledger::{ChargeOutcome, LedgerLine, chunk_name};
 use crate::domain::time::Day;
@@ -201,7 +203,8 @@ impl Store {
     /// day is still as it was `seen` before its ledger was read, `None` if it is not.
     ///
     /// For a database that is older than its ledger. The first `exported` lines are in the day's object;
-    /// those behind them were only written down as chunks, and are exported anew. Returns how many were new.
+    /// those behind them were only written down as chunks, and are exported anew. A picture that waits learns of the
+    /// calls that a new line says were made for it; `ids` names the attempts that follow. Returns how many were new.
     ///
     /// # Errors
     /// [`StoreError`]; nothing is changed then.
@@ -211,12 +214,18 @@ impl Store {
         lines: &[LedgerLine],
         exported: u64,
         seen: DayState<'_>,
+        ids: &dyn IdSource,
     ) -> Result<Option<u64>, StoreError> {
         transaction!(self, |connection| {
+            let mut batches = self.hold_open_batches(connection, lines).await?;
             if !self.hold_day_as(connection, day, seen).await? {
                 return Ok(None);
             }
-            self.import_into(connection, day, lines, exported).await.map(Some)
+            let new = self.import_into(connection, day, lines, exported, &mut batches, ids).await?;
+            for (id, mut batch) in batches {
+                self.write_batch(connection, id, &mut batch, self.clock.now()).await?;
+            }
+            Ok(Some(new))
         })
     }
 
@@ -265,6 +274,8 @@ impl Store {
         day: Day,
         lines: &[LedgerLine],
         exported: u64,
+        batches: &mut OpenBatches,
+        ids: &dyn IdSource,
     ) -> Result<u64, StoreError> {
         let exported = signed(exported)?;
         let sql = "UPDATE ledger SET position = NULL WHERE day = $1";
@@ -280,6 +291,7 @@ impl Store {
                 let change = BudgetMove { spent: line.cost.micros(), unknown, ..BudgetMove::default() };
                 everyone.add(change);
                 users.entry(user_scope(&UserId::new(line.user_id.clone()))).or_default().add(change);
+                self.learn_of_call(&mut *connection, batches, line, ids).await?;
                 new += 1;
             }
         }

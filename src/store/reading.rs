@@ -88,7 +88,7 @@ impl Store {
             clock,
             writers: readers.clone(),
             readers,
-            hints: Hints::new(),
+            hints: Hints::new(false),
             _lock: None,
             still,
         })

@@ -136,8 +136,7 @@ impl Store {
             |outcome| matches!(outcome, RetryOutcome::Accepted(_))
         )?;
         if let RetryOutcome::Accepted(_) = outcome {
-            self.hints.batch(retry.batch);
-            self.hints.work.send_replace(());
+            self.hints.retried(retry.batch);
         }
         Ok(outcome)
     }

@@ -20,6 +20,7 @@ use crate::domain::money::MicroUsd;
 use crate::domain::outcome::{Charge, Next, Settlement};
 use crate::domain::state::{AttemptState, BatchState, Billing, Counts, ErrorCode, ImageError, ImageState};
 use crate::domain::time::Timestamp;
+use crate::failpoint;
 
 /// One attempt's end, with what writing it needs.
 pub struct SettleRequest<'a> {
@@ -79,6 +80,7 @@ impl Store {
             let batches = BTreeMap::new();
             let mut run = SettleRun { store: self, connection, limits, prompts, at, batches, finished: Vec::new() };
             let settled = run.settle_all(requests, &order).await?;
+            failpoint::hit("settle.written");
             Ok(SettledGroup { settled, finished: run.finished })
         })
     }

@@ -109,7 +109,7 @@ impl Store {
             transaction!(self, |connection| self.submit_in(connection, batch, limits).await, |outcome| *outcome
                 == SubmitOutcome::Accepted)?;
         if outcome == SubmitOutcome::Accepted {
-            self.hints.work.send_replace(());
+            self.hints.queued();
         }
         Ok(outcome)
     }

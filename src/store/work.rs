@@ -1,7 +1,8 @@
 //! Claims: which worker may do what. A fence that grows with every claim makes late writes harmless.
 //!
 //! No wall clock decides over a claim: a worker counts beats, others watch them with their own
-//! monotonic clocks. `due` times only pace; one that is absurdly far away is ignored.
+//! monotonic clocks. `due` times only pace, by [`Store::steady_now`]; one that is absurdly far away, from before a
+//! restart with another clock, is ignored.
 
 use std::collections::BTreeMap;
 
@@ -238,7 +239,7 @@ impl Store {
             }
             Ok(())
         })?;
-        self.hints.work.send_replace(());
+        self.hints.queued();
         Ok(())
     }
 }

@@ -33,7 +33,7 @@ const LAYERS: &[Layer] = &[
     Layer { path: "config", may_use: &["domain", "clock"] },
     Layer { path: "lifecycle", may_use: &["domain", "clock"] },
     Layer { path: "telemetry", may_use: &["domain", "clock"] },
-    Layer { path: "store", may_use: &["domain", "clock"] },
+    Layer { path: "store", may_use: &["domain", "clock", "failpoint"] },
     // The ports: the trait, its error, its limits.
     Layer { path: "provider", may_use: &["domain", "clock"] },
     Layer { path: "assets", may_use: &["domain", "clock"] },
@@ -41,7 +41,7 @@ const LAYERS: &[Layer] = &[
     Layer { path: "ledger", may_use: &["domain", "clock"] },
     // Their adapters: `*` is any one name below the port.
     Layer { path: "provider::*", may_use: &["provider", "domain", "clock", "durable"] },
-    Layer { path: "assets::*", may_use: &["assets", "domain", "clock", "durable", "gcs"] },
+    Layer { path: "assets::*", may_use: &["assets", "domain", "clock", "durable", "gcs", "failpoint"] },
     Layer { path: "references::*", may_use: &["references", "assets::picture", "net", "domain", "clock", "durable"] },
     Layer { path: "ledger::*", may_use: &["ledger", "domain", "clock", "durable", "gcs"] },
     Layer {

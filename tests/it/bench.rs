@@ -86,6 +86,14 @@ impl Bench {
         batch.id
     }
 
+    /// Submits a batch of one picture a row, made by `model`.
+    pub(crate) async fn submit_of(&self, model: &str, rows: u32) -> BatchId {
+        let mut batch = self.batch(rows, 1);
+        model.clone_into(&mut batch.model);
+        assert_eq!(self.store.submit(&batch, &self.limits).await.unwrap(), SubmitOutcome::Accepted);
+        batch.id
+    }
+
     pub(crate) async fn claim(&self, count: u32) -> Vec<Job> {
         self.store.claim(self.worker, &UserId::local(), count, self.clock.now()).await.unwrap()
     }

@@ -81,7 +81,12 @@ async fn a_charge_that_an_import_brought_is_not_counted_again(database: Arc<Data
     let job = bench.start_one().await;
     let line = charge(&bench, &job, 40_000);
     let day = bench.budget().await.day;
-    bench.store.import_lines(day, std::slice::from_ref(&line), 1, DayState::Settled(0)).await.unwrap().unwrap();
+    bench
+        .store
+        .import_lines(day, std::slice::from_ref(&line), 1, DayState::Settled(0), &bench.ids)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(bench.money().await, (40_000, 50_000));
     assert!(is_now(bench.settle(&job, made(&job, 50_000)).await, ImageState::Completed));
     assert_eq!(bench.money().await, (40_000, 0));

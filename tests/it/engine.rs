@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use orchestrator::assets::local::LocalAssets;
 use orchestrator::clock::{Clock, IdSource as _, RandomIds};
-use orchestrator::domain::ids::WorkerId;
+use orchestrator::domain::ids::{AttemptId, WorkerId};
 use orchestrator::domain::ledger::LedgerPrompts;
 use orchestrator::domain::picture::ReferenceImage;
 use orchestrator::domain::prices::{EMBEDDED, PriceTable};
@@ -22,12 +22,13 @@ use orchestrator::service::claims::{Claims, LeaseRules};
 use orchestrator::service::execute::{Executor, Signals};
 use orchestrator::service::gate::{Gate, GateRules};
 use orchestrator::service::memory::PictureMemory;
+use orchestrator::service::minute::SharedMinute;
 use orchestrator::service::notices::Notices;
 use orchestrator::service::own_references::OwnReferences;
 use orchestrator::service::references::References;
 use orchestrator::service::settle::Settler;
 use orchestrator::telemetry::Counters;
-use orchestrator::worker::{Worker, WorkerError};
+use orchestrator::worker::{POLL, Worker, WorkerError};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -65,12 +66,24 @@ impl Engine {
         provider: Arc<dyn ImageProvider>,
         rules: GateRules,
     ) -> Self {
+        Self::polling(bench, database, provider, rules, POLL)
+    }
+
+    /// The same, looking at the queue by itself every `poll`.
+    pub(crate) fn polling(
+        bench: &Bench,
+        database: &Database,
+        provider: Arc<dyn ImageProvider>,
+        rules: GateRules,
+        poll: Duration,
+    ) -> Self {
         let clock: Arc<dyn Clock> = bench.clock.clone();
         let (store, counters) = (bench.store.clone(), Arc::new(Counters::default()));
         let money = MoneyRules { limits: bench.limits, live: true, prompts: LedgerPrompts::None, own_model: None };
         let lease = LeaseRules { duration: Duration::from_secs(3) };
         let claims = Arc::new(Claims::new(store.clone(), clock.clone(), WorkerId::new(bench.ids.next()), lease));
         let gate = Arc::new(Gate::new(clock.clone(), rules));
+        let minute = SharedMinute::of(store.clone(), clock.clone(), &rules);
         let notices = Notices::new(store.clone(), clock.clone());
         let ids = Arc::new(RandomIds::default());
         let assets = Arc::new(LocalAssets::open(database.folder().to_owned(), clock.clone()).unwrap());
@@ -87,12 +100,13 @@ impl Engine {
             clock: clock.clone(),
             settler: Settler::new(store.clone(), clock, ids, counters.clone(), money),
             counters,
-            admission: Admission::new(store, claims.clone(), gate.clone(), notices, money),
+            admission: Admission::new(store, claims.clone(), gate.clone(), minute, notices, money),
             memory: PictureMemory::new(128 << 20, 10 << 20),
             call_timeout: Duration::from_secs(2),
             backoff_step: Duration::from_millis(10),
+            since: AttemptId::new(bench.ids.next()),
         };
-        let worker = Worker::new(Arc::new(executor), claims, rules.concurrency);
+        let worker = Worker::new(Arc::new(executor), claims, rules.concurrency, poll);
         let draining = CancellationToken::new();
         let signals = Signals { draining: draining.clone(), aborting: CancellationToken::new() };
         let running = tokio::spawn(async move { worker.run(signals).await });

@@ -9,6 +9,8 @@ use orchestrator::store::Store;
 use sqlx::AnyConnection;
 use sqlx::Connection as _;
 
+use crate::process::PATIENCE;
+
 /// A database that lives as long as the test.
 pub(crate) struct Database {
     pub(crate) url: String,
@@ -19,6 +21,12 @@ impl Database {
     /// Opens the store as a process does.
     pub(crate) async fn open(&self, clock: Arc<dyn Clock>) -> Store {
         Store::open(&self.url, clock).await.unwrap()
+    }
+
+    /// A database that the test itself set up.
+    pub(crate) fn at(url: String) -> Self {
+        sqlx::any::install_default_drivers();
+        Self { url, folder: tempfile::tempdir().unwrap() }
     }
 
     /// Runs statements behind the store's back.
@@ -44,10 +52,65 @@ impl Database {
         texts
     }
 
+    /// Keeps the database as it is now. No process works on it.
+    pub(crate) async fn back_up(&self) {
+        match self.name() {
+            None => self.copy_files("orchestrator.db", "backup.db"),
+            Some(name) => {
+                let leave = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
+                // A killed process's connections end a moment after it.
+                let deadline = std::time::Instant::now() + PATIENCE;
+                while let Err(error) =
+                    on_server(&[&leave, &format!("CREATE DATABASE {name}_backup TEMPLATE {name}")]).await
+                {
+                    assert!(std::time::Instant::now() < deadline, "{error}");
+                }
+            }
+        }
+    }
+
+    /// Puts the database back to what [`back_up`](Self::back_up) kept, which is gone then. No process works on it.
+    pub(crate) async fn restore(&self) {
+        match self.name() {
+            None => self.copy_files("backup.db", "orchestrator.db"),
+            Some(name) => {
+                let drop = format!("DROP DATABASE {name} WITH (FORCE)");
+                on_server(&[&drop, &format!("ALTER DATABASE {name}_backup RENAME TO {name}")]).await.unwrap();
+            }
+        }
+    }
+
+    /// Its name on the Postgres server; `None` for a file.
+    fn name(&self) -> Option<String> {
+        let url = url::Url::parse(&self.url).unwrap();
+        (url.scheme() != "sqlite").then(|| url.path().trim_start_matches('/').to_owned())
+    }
+
+    /// Copies a database file with its log.
+    fn copy_files(&self, from: &str, to: &str) {
+        for ending in ["", "-wal", "-shm"] {
+            let [from, to] = [from, to].map(|name| self.folder().join(format!("{name}{ending}")));
+            drop(std::fs::remove_file(&to));
+            // The shared memory is made anew; a log that was folded in is not there.
+            if ending != "-shm" && from.exists() {
+                std::fs::copy(from, to).unwrap();
+            }
+        }
+    }
+
     /// A folder for the test's files.
     pub(crate) fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }
+}
+
+/// Runs statements on the Postgres server, each on its own.
+async fn on_server(statements: &[&str]) -> Result<(), sqlx::Error> {
+    let mut admin = AnyConnection::connect(&std::env::var("TEST_DATABASE_URL").unwrap()).await?;
+    for sql in statements {
+        sqlx::raw_sql(sqlx::AssertSqlSafe((*sql).to_owned())).execute(&mut admin).await?;
+    }
+    admin.close().await
 }
 
 pub(crate) async fn on_sqlite<F: Future<Output = ()>>(test: impl FnOnce(Arc<Database>) -> F) {

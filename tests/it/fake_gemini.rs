@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// What one call is answered with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -97,6 +98,8 @@ impl Default for Allowed {
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) prompt: String,
+    /// When it arrived.
+    pub(crate) at: Instant,
     /// The base64 of the pictures that it was shown.
     pub(crate) shown: Vec<String>,
     pub(crate) fault: Fault,
@@ -114,6 +117,8 @@ struct State {
     under_way: Mutex<(usize, usize)>,
     refused: Mutex<usize>,
     charged_micros: Mutex<i64>,
+    /// Whether answers wait.
+    held: watch::Sender<bool>,
 }
 
 /// The provider. Ends with the runtime.
@@ -126,6 +131,14 @@ pub(crate) struct FakeGemini {
 pub(crate) const PICTURE_MICROS: i64 = 33_615;
 /// What a refusal costs: its input.
 const BLOCKED_MICROS: i64 = 15;
+
+/// A picture for the provider to answer with.
+pub(crate) fn png() -> Vec<u8> {
+    let mut png = Vec::new();
+    let picture = image::DynamicImage::new_rgb8(8, 8);
+    picture.write_to(&mut std::io::Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
+    png
+}
 
 impl FakeGemini {
     /// Listens on a port of its own; every good answer holds `picture`.
@@ -150,6 +163,7 @@ impl FakeGemini {
             under_way: Mutex::default(),
             refused: Mutex::default(),
             charged_micros: Mutex::default(),
+            held: watch::Sender::new(false),
         });
         let serving = state.clone();
         tokio::spawn(async move {
@@ -165,6 +179,11 @@ impl FakeGemini {
     /// Every call in the order in which they came; the limits' own refusals are not among them.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.state.calls.lock().unwrap().clone()
+    }
+
+    /// Calls that come from now on are charged, and answered when this is taken back.
+    pub(crate) fn hold(&self, held: bool) {
+        self.state.held.send_replace(held);
     }
 
     /// What was charged, in micro-dollars.
@@ -265,11 +284,12 @@ async fn answer(write: &mut OwnedWriteHalf, state: &State, prompt: &str, shown: 
         *count - 1
     };
     let fault = (state.script)(prompt, count);
-    state.calls.lock().unwrap().push(Call { prompt: prompt.to_owned(), shown, fault });
+    state.calls.lock().unwrap().push(Call { prompt: prompt.to_owned(), at: Instant::now(), shown, fault });
     if fault.is_picture() || fault.is_unknown() {
         state.charge(PICTURE_MICROS);
     }
     tokio::time::sleep(state.latency).await;
+    drop(state.held.subscribe().wait_for(|held| !held).await);
     let body = state.picture_body();
     let json = "application/json";
     match fault {

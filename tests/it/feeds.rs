@@ -37,7 +37,7 @@ async fn streams(database: &Database, refresh: bool, max_life: Option<Duration>)
     let rules = LinkRules { ttl: TTL, min_left: MIN_LEFT, refresh };
     let links = Arc::new(Links::new(assets, clock.clone(), counters.clone(), rules));
     let (tracker, draining) = (TaskTracker::new(), CancellationToken::new());
-    let rules = FeedRules { max_life };
+    let rules = FeedRules { max_life, ..FeedRules::default() };
     let feeds = Feeds::new(bench.store.clone(), links, clock.clone(), counters, tracker, draining, rules);
     Streams { bench, clock, feeds: Arc::new(feeds) }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use orchestrator::clock::{FixedClock, IdSource as _};
+use orchestrator::clock::{FixedClock, IdSource as _, RandomIds};
 use orchestrator::domain::ids::{UserId, WorkerId};
 use orchestrator::domain::time::{Day, Timestamp};
 use orchestrator::failpoint;
@@ -43,7 +43,13 @@ async fn gcs_ledger(google: &Google, pace: Duration) -> GcsLedger {
 /// An exporter of its own, as another instance has it.
 async fn exporter(bench: &Bench, google: &Google, pace: Duration) -> Exporter {
     let ledger = Arc::new(gcs_ledger(google, pace).await);
-    Exporter::new(bench.store.clone(), ledger, bench.clock.clone(), Arc::new(Counters::default()))
+    Exporter::new(
+        bench.store.clone(),
+        ledger,
+        bench.clock.clone(),
+        Arc::new(RandomIds::default()),
+        Arc::new(Counters::default()),
+    )
 }
 
 /// Settles `count` pictures, in groups, as a worker of its own.
@@ -183,8 +189,13 @@ async fn a_bucket_that_is_away_keeps_charges_waiting_and_nothing_else(database: 
     // A stop does not wait for it, and a start neither: the charges are in the database.
     assert_eq!(service.stop().await, Some(0));
     let service = settings.start().await;
-    finished_batch(&service, 2).await;
+    // But it cannot say that its database is no older than the ledger, and starts no call before it can.
+    let id = service.submit(&batch(2, 1)).await;
+    let ready = service.get("/readyz").await.expect(200).json();
+    assert!(ready["ledger"].as_str().unwrap().starts_with("no call starts: the ledger did not answer"), "{ready}");
+    assert_eq!(service.get("/metrics-lite").await.json()["callsStarted"], 0);
     google.faults().away = false;
+    service.finished(&id).await;
     let metrics = service.until(|metrics| metrics["ledgerLines"] == 5, "/metrics-lite").await;
     assert_eq!(metrics["imagesGenerated"], 2);
     service.until(|ready| ready["ledger"] == Value::Null, "/readyz").await;
@@ -262,9 +273,11 @@ async fn a_new_database_knows_from_the_bucket_what_was_spent_today(database: Arc
 
 /// Kills the service at each step of the protocol in turn, in the first flush of a day and in the second.
 async fn killed_at_every_step(database: Arc<Database>, google: Option<Google>) {
+    // On Postgres the next process writes when the killed one is known to be dead.
+    let settings = on(&database).with("LEASE_DURATION", "1s");
     let settings = match &google {
-        Some(google) => with_bucket(on(&database), google),
-        None => on(&database),
+        Some(google) => with_bucket(settings, google),
+        None => settings,
     };
     let mut accepted = 0;
     for (point, time) in
@@ -485,7 +498,13 @@ async fn a_database_that_was_set_back_loses_no_line(google: Option<Google>) {
                 None => Arc::new(LocalLedger::open(folder.path().to_owned()).unwrap()),
             };
             let exporter = |bench: &Bench| {
-                Exporter::new(bench.store.clone(), ledger.clone(), bench.clock.clone(), Arc::new(Counters::default()))
+                Exporter::new(
+                    bench.store.clone(),
+                    ledger.clone(),
+                    bench.clock.clone(),
+                    Arc::new(RandomIds::default()),
+                    Arc::new(Counters::default()),
+                )
             };
             let (known, set_back) = (Bench::new(&other).await, Bench::new(&database).await);
             let day = known.budget().await.day;

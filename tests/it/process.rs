@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -16,12 +18,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) struct Settings {
     data: PathBuf,
     variables: Vec<(String, String)>,
+    may_fill_disk: bool,
 }
 
 impl Settings {
     /// A synthetic service on loopback that keeps its data in `data`.
     pub(crate) fn new(data: &Path) -> Self {
-        let settings = Self { data: data.to_owned(), variables: Vec::new() };
+        let settings = Self { data: data.to_owned(), variables: Vec::new(), may_fill_disk: false };
         settings
             .with("PORT", "0")
             .with("PROVIDER", "synthetic")
@@ -32,6 +35,12 @@ impl Settings {
     /// Sets an environment variable.
     pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.variables.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// A file that may not grow gives it an error, as a full disk does, where the signal would end it.
+    pub(crate) fn that_may_fill_its_disk(mut self) -> Self {
+        self.may_fill_disk = true;
         self
     }
 
@@ -65,7 +74,14 @@ impl Settings {
 
     /// The program with this environment and no other.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_orchestrator"));
+        let program = env!("CARGO_BIN_EXE_orchestrator");
+        let mut command = if self.may_fill_disk {
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", program]);
+            shell
+        } else {
+            Command::new(program)
+        };
         command.env_clear().env("DATA_DIR", &self.data).envs(self.variables.iter().cloned()).kill_on_drop(true);
         command
     }
@@ -166,6 +182,16 @@ impl Service {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
+    /// The number of the process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    /// Sends `signal` to the process, which goes on living as far as this test is concerned.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id().unwrap()).unwrap()), signal).unwrap();
+    }
+
     /// Ends the process as `kill -9` does.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
@@ -181,6 +207,14 @@ impl Service {
         status.signal()
     }
 
+    /// Waits until the process ends by itself; its exit code, none if a signal ended it.
+    pub(crate) async fn code(mut self) -> Option<i32> {
+        let status =
+            tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("the service ends in time").unwrap();
+        self.reader.await.unwrap();
+        status.code()
+    }
+
     /// Sends SIGTERM and returns the exit code.
     pub(crate) async fn stop(self) -> Option<i32> {
         self.stop_and_read().await.0
@@ -194,8 +228,7 @@ impl Service {
 
     /// Sends SIGTERM and returns the exit code, and the text of the whole log.
     pub(crate) async fn stop_with_log(mut self) -> (Option<i32>, String) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id().unwrap()).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        self.signal(Signal::SIGTERM);
         let status =
             tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("the service stops in time").unwrap();
         (status.code(), self.reader.await.unwrap())

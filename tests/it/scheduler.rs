@@ -19,7 +19,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use crate::bench::{Bench, RESERVE};
 use crate::engine::{Engine, quick};
 use crate::engines::{Database, on_both_engines, on_sqlite};
-use crate::fake_gemini::{Allowed, FakeGemini, Fault, PICTURE_MICROS};
+use crate::fake_gemini::{Allowed, FakeGemini, Fault, PICTURE_MICROS, png};
 use crate::process::PATIENCE;
 
 on_both_engines!(
@@ -32,14 +32,6 @@ on_both_engines!(
     a_batch_is_told_why_it_waits,
     the_death_of_one_pictures_task_lets_the_others_end,
 );
-
-/// The smallest PNG there is.
-fn png() -> Vec<u8> {
-    let mut png = Vec::new();
-    let picture = image::DynamicImage::new_rgb8(8, 8);
-    picture.write_to(&mut std::io::Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
-    png
-}
 
 /// A provider that answers by `script`, and the adapter that calls it.
 async fn provider(
@@ -74,7 +66,7 @@ async fn finished(bench: &Bench, batch: BatchId) {
     let deadline = Instant::now() + 2 * PATIENCE;
     while !bench.store.load_progress(batch).await.unwrap().unwrap().1 {
         assert!(Instant::now() < deadline, "the batch does not end");
-        drop(tokio::time::timeout(Duration::from_millis(100), hints.recv()).await);
+        drop(tokio::time::timeout(Duration::from_millis(100), hints.heard_of(|other| other == batch)).await);
     }
 }
 

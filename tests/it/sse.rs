@@ -21,6 +21,8 @@ pub(crate) struct EventStream {
     body: BoxStream<'static, reqwest::Result<bytes::Bytes>>,
     text: String,
     ready: VecDeque<Event>,
+    retry: Option<u64>,
+    broken: bool,
 }
 
 /// Asks for the events of `batch` after number `after`.
@@ -36,7 +38,18 @@ pub(crate) async fn open(service: &Service, batch: &str, after: Option<u64>) -> 
     assert_eq!(response.status().as_u16(), 200);
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     assert_eq!(response.headers()["cache-control"], "no-cache");
-    EventStream { body: response.bytes_stream().boxed(), text: String::new(), ready: VecDeque::new() }
+    read(response)
+}
+
+/// The events of an answer that is a stream.
+pub(crate) fn read(response: reqwest::Response) -> EventStream {
+    EventStream {
+        body: response.bytes_stream().boxed(),
+        text: String::new(),
+        ready: VecDeque::new(),
+        retry: None,
+        broken: false,
+    }
 }
 
 impl EventStream {
@@ -46,13 +59,29 @@ impl EventStream {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
-            let piece = tokio::time::timeout(PATIENCE, self.body.next()).await.expect("an event in time")?.ok()?;
+            let piece = tokio::time::timeout(PATIENCE, self.body.next()).await.expect("an event in time")?;
+            let Ok(piece) = piece else {
+                self.broken = true;
+                return None;
+            };
             self.text.push_str(std::str::from_utf8(&piece).unwrap());
             while let Some(end) = self.text.find("\n\n") {
                 let block: String = self.text.drain(..end + 2).collect();
+                let retry = block.lines().find_map(|line| line.strip_prefix("retry: "));
+                self.retry = retry.map(|millis| millis.parse().unwrap()).or(self.retry);
                 self.ready.extend(parse(&block));
             }
         }
+    }
+
+    /// After how many milliseconds the server wants a client back that lost the stream.
+    pub(crate) const fn retry(&self) -> Option<u64> {
+        self.retry
+    }
+
+    /// Whether the connection broke, where the server did not end the stream.
+    pub(crate) const fn is_broken(&self) -> bool {
+        self.broken
     }
 }
 

@@ -396,9 +396,9 @@ async fn a_database_behind_its_ledger_takes_the_charges_in(database: Arc<Databas
     let day = bench.budget().await.day;
     let lines = bench.store.load_charges(day).await.unwrap();
     database.execute("DELETE FROM ledger; DELETE FROM ledger_days; UPDATE budget SET spent = 0").await;
-    assert_eq!(bench.store.import_lines(day, &lines, 1, DayState::Settled(0)).await.unwrap(), Some(2));
+    assert_eq!(bench.store.import_lines(day, &lines, 1, DayState::Settled(0), &bench.ids).await.unwrap(), Some(2));
     assert_eq!(bench.money().await.0, 100_000);
-    assert_eq!(bench.store.import_lines(day, &lines, 1, DayState::Settled(1)).await.unwrap(), Some(0));
+    assert_eq!(bench.store.import_lines(day, &lines, 1, DayState::Settled(1), &bench.ids).await.unwrap(), Some(0));
     assert_eq!(bench.money().await.0, 100_000);
     assert_eq!(bench.store.load_charges(day).await.unwrap(), lines);
     // The second line was in no day's object yet: it is what is exported next.
@@ -415,7 +415,7 @@ async fn a_line_of_the_ledger_that_is_read_twice_keeps_its_first_position(databa
     let day = bench.budget().await.day;
     let line = bench.store.load_charges(day).await.unwrap().remove(0);
     // It is in the day's object, and behind it in the chunk of another exporter that came too late.
-    bench.store.import_lines(day, &[line.clone(), line], 1, DayState::Settled(0)).await.unwrap().unwrap();
+    bench.store.import_lines(day, &[line.clone(), line], 1, DayState::Settled(0), &bench.ids).await.unwrap().unwrap();
     assert_eq!(bench.store.pending_chunk(day).await.unwrap(), None, "it would be exported twice");
 }
 

@@ -19,7 +19,7 @@ on_both_engines!(
     a_refused_upload_says_everything_and_leaves_nothing,
 );
 
-const BOUNDARY: &str = "----WebKitFormBoundary7MA4YWxkTrZu0gW";
+pub(crate) const BOUNDARY: &str = "----WebKitFormBoundary7MA4YWxkTrZu0gW";
 const MIB: usize = 1 << 20;
 
 /// A form with these parts: the name of the field and the file.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use orchestrator::clock::RandomIds;
 use orchestrator::domain::time::Day;
 use orchestrator::ledger::local::{LocalLedger, LocalLedgerReader};
 use orchestrator::ledger::{LedgerError, LedgerReader, StoredChunk};
@@ -266,7 +267,13 @@ async fn an_export_at_the_worst_moments_makes_no_difference(database: Arc<Databa
     let day = bench.budget().await.day;
     let (store, folder) = (bench.store.clone(), database.folder().to_owned());
     let ledger = LocalLedger::open(folder.clone()).unwrap();
-    let exporter = Exporter::new(store.clone(), Arc::new(ledger), bench.clock.clone(), Arc::new(Counters::default()));
+    let exporter = Exporter::new(
+        store.clone(),
+        Arc::new(ledger),
+        bench.clock.clone(),
+        Arc::new(RandomIds::default()),
+        Arc::new(Counters::default()),
+    );
     let busy = Busy { files: LocalLedgerReader::new(folder), exporter, bench, jobs: Mutex::new(jobs) };
     busy.go_on().await;
     busy.go_on().await;

@@ -4,7 +4,7 @@ use super::close::{Close, Moves, Paid};
 use super::{SettleRequest, SettleRun};
 use crate::domain::ledger::{ChargeOutcome, LedgerLine};
 use crate::domain::outcome::Next;
-use crate::domain::state::{Billing, ImageState};
+use crate::domain::state::{AttemptState, Billing, ImageState};
 use crate::domain::time::{Day, Timestamp};
 use crate::store::StoreError;
 use crate::store::budget::EVERYONE;
@@ -58,20 +58,10 @@ impl SettleRun<'_> {
             .execute(&mut *self.connection)
             .await
             .map_err(|error| self.store.error(error))?;
-        if again && close.state == ImageState::Queued { self.write_next_attempt(request, close).await } else { Ok(()) }
-    }
-
-    async fn write_next_attempt(&mut self, request: &SettleRequest<'_>, close: &Close) -> Result<(), StoreError> {
-        let sql = "INSERT INTO attempts (id, batch_id, ordinal, variant, number, fence, state, reserved)
-                   VALUES ($4, $1, $2, $3, $5, $6, 'held', $7)";
-        Self::image_query(sql, request.settlement.claim.image)
-            .bind(request.next_attempt.to_string())
-            .bind(i64::from(request.job.number) + 1)
-            .bind(request.settlement.claim.fence)
-            .bind(close.reserved.micros())
-            .execute(&mut *self.connection)
-            .await
-            .map_err(|error| self.store.error(error))?;
+        if again && close.state == ImageState::Queued {
+            let (id, reserved) = (request.next_attempt, close.reserved.micros());
+            self.store.insert_attempt(&mut *self.connection, image, id, AttemptState::Held, reserved).await?;
+        }
         Ok(())
     }
 

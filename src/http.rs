@@ -10,6 +10,7 @@ pub mod body;
 mod connections;
 pub mod credentials;
 pub mod describe;
+pub mod docs;
 pub mod etag;
 pub mod extract;
 mod files;

@@ -39,9 +39,8 @@ pub enum Need {
 pub fn need(method: &Method, route: &str) -> Need {
     let reads = matches!(*method, Method::GET | Method::HEAD);
     match route {
-        "/health" | "/healthz" | "/ready" | "/readyz" | "/metrics-lite" | "/openapi.json" | "/assets/{*path}" => {
-            Need::Nothing
-        }
+        "/health" | "/healthz" | "/ready" | "/readyz" | "/metrics-lite" | "/openapi.json" | "/docs"
+        | "/docs/{file}" | "/batch/images" | "/assets/{*path}" | "/assets/{path}" => Need::Nothing,
         "/session" => Need::OwnCheck,
         "/images/{batchId}/events" | "/progress/{batchId}" => Need::Follow,
         "/images/{batchId}/stream-token" => Need::Scope(Scope::Read),

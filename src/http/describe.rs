@@ -1,5 +1,8 @@
 //! The routes and their description, from one list, so that they cannot differ.
 
+mod access;
+mod parameters;
+
 use std::sync::Arc;
 
 use axum::{Extension, Json, Router};
@@ -8,7 +11,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{AppState, images, pictures, progress, references, retry, session, status};
+use super::{AppState, docs, images, pictures, progress, references, retry, session, status};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -34,6 +37,7 @@ struct Contract;
 pub fn routes() -> (Router<AppState>, OpenApi) {
     let (router, mut description) = OpenApiRouter::with_openapi(Contract::openapi())
         .routes(routes!(images::submit, images::list))
+        .routes(routes!(images::moved))
         .routes(routes!(images::get))
         .routes(routes!(images::cancel))
         .routes(routes!(retry::retry))
@@ -51,8 +55,12 @@ pub fn routes() -> (Router<AppState>, OpenApi) {
         .routes(routes!(status::readyz))
         .routes(routes!(status::ready))
         .routes(routes!(status::metrics_lite))
+        .routes(routes!(docs::page))
+        .routes(routes!(docs::part))
         .routes(routes!(openapi))
         .split_for_parts();
+    access::describe(&mut description);
+    parameters::describe(&mut description);
     // OpenAPI has no wildcards.
     let paths = std::mem::take(&mut description.paths.paths);
     description.paths.paths = paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
@@ -96,6 +104,8 @@ mod tests {
           "delete /session",
           "get /assets/{path}",
           "get /budget",
+          "get /docs",
+          "get /docs/{file}",
           "get /health",
           "get /healthz",
           "get /images",
@@ -110,6 +120,7 @@ mod tests {
           "get /readyz",
           "head /images/{batchId}/events",
           "head /progress/{batchId}",
+          "post /batch/images",
           "post /images",
           "post /images/{batchId}/cancel",
           "post /images/{batchId}/retry",

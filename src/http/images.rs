@@ -36,7 +36,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
     post, path = "/images", tag = "batches",
     request_body(content = BatchBody, content_type = "application/json"),
     params(
-        ("Idempotency-Key" = Option<String>, Header, description = "1-255 visible ASCII characters; the same key with the same body makes one batch. Remembered for 24 h"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$", description = "1-255 visible ASCII characters; the same key with the same body makes one batch. Remembered for 24 h"),
         ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the batch has ended, after N seconds at the latest (at most 600)"),
     ),
     responses(
@@ -71,6 +71,16 @@ pub async fn submit(
     let idempotency = key.map(|key| Idempotency { key, request_hash: accepted.request_hash });
     let submitted = state.batches.submit(&caller, accepted.spec, idempotency).await?;
     answer_accepted(&state.batches, &caller.user, submitted.batch, submitted.replayed, &headers).await
+}
+
+/// The original service's address for submissions: points to `/images`.
+#[utoipa::path(
+    post, path = "/batch/images", tag = "batches",
+    responses((status = 308, description = "Send the same to `/images`", headers(("Location" = String)))),
+)]
+pub async fn moved(uri: axum::http::Uri) -> Result<Response, Problem> {
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    Ok((StatusCode::PERMANENT_REDIRECT, [(LOCATION, header(format!("/images{query}"))?)]).into_response())
 }
 
 /// The two answers that have status 200.
@@ -180,7 +190,7 @@ pub(super) fn header(text: String) -> Result<HeaderValue, Problem> {
     get, path = "/images", tag = "batches",
     params(
         ("limit" = Option<u32>, Query, description = "1-200", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before"),
+        ("cursor" = Option<String>, Query, pattern = "^bat_[0-7][0-9A-HJKMNP-TV-Z]{25}$", description = "`nextCursor` of the page before"),
         ("state" = Option<crate::domain::state::BatchState>, Query, description = "Only batches in this state"),
     ),
     responses(
@@ -205,7 +215,7 @@ pub async fn list(
     params(
         ("batchId" = String, Path, description = "`bat_` and a ULID"),
         ("limit" = Option<u32>, Query, description = "Items, 1-200; 100 unless given", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before"),
+        ("cursor" = Option<String>, Query, pattern = "^[0-9]{1,9}$", description = "`nextCursor` of the page before"),
         ("If-None-Match" = Option<String>, Header, description = "An `ETag` of this page"),
     ),
     responses(

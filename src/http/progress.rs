@@ -12,6 +12,7 @@ use futures_util::StreamExt;
 use super::AppState;
 use super::extract::{Identity, Parameters, batch_id};
 use super::problem::{Code, Fault, Problem};
+use super::schema::ProgressFrame;
 use crate::domain::access::Caller;
 use crate::service::batches::Page;
 use crate::service::feed::Subscription;
@@ -35,7 +36,7 @@ macro_rules! stream_route {
                 ("lastEventId" = Option<u64>, Query, description = "The same, for clients that cannot set headers"),
             ),
             responses(
-                (status = 200, description = "Events; `id:` is the number, `event:` the type, `data:` JSON with `type`, `batchId`, `seq` and `ts`", body = String, content_type = "text/event-stream"),
+                (status = 200, description = "Events; `id:` is the number, `event:` the type, `data:` JSON with `type`, `batchId`, `seq` and `ts`", body = ProgressFrame, content_type = "text/event-stream"),
                 (status = 204, description = "The client has seen everything; do not reconnect"),
                 (status = 400, description = "`invalid_request`: not an event number", body = Problem, content_type = "application/problem+json"),
                 (status = 404, description = "`not_found` or `feature_disabled`", body = Problem, content_type = "application/problem+json"),
@@ -136,11 +137,7 @@ fn stream(body: Body) -> Response {
 /// The number of the last event that the client saw; 0 if it saw none.
 fn last_seen(headers: &HeaderMap, mut parameters: Parameters) -> Result<u64, Problem> {
     const RULE: &str = "must be the number of an event";
-    if let Some(value) = headers.get(LAST_EVENT_ID).filter(|value| !value.is_empty()) {
-        let number = value.to_str().ok().and_then(parse_number);
-        return number.ok_or_else(|| Problem::invalid(vec![Fault::in_header(LAST_EVENT_ID, RULE)]));
-    }
-    let number = match parameters.take(LAST_EVENT_ID_PARAMETER) {
+    let asked = match parameters.take(LAST_EVENT_ID_PARAMETER) {
         None => 0,
         Some(text) => parse_number(&text).unwrap_or_else(|| {
             parameters.refuse(LAST_EVENT_ID_PARAMETER, RULE);
@@ -148,12 +145,16 @@ fn last_seen(headers: &HeaderMap, mut parameters: Parameters) -> Result<u64, Pro
         }),
     };
     parameters.finish()?;
-    Ok(number)
+    let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(asked) };
+    let number = value.to_str().ok().and_then(parse_number);
+    number.ok_or_else(|| Problem::invalid(vec![Fault::in_header(LAST_EVENT_ID, RULE)]))
 }
 
-/// Digits alone: the standard reader would take a sign too.
+/// Digits alone: the standard reader would take a sign too. No batch has more events than the database counts.
 fn parse_number(text: &str) -> Option<u64> {
-    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+    let number: i64 =
+        (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok()).flatten()?;
+    u64::try_from(number).ok()
 }
 
 #[cfg(test)]
@@ -171,13 +172,15 @@ mod tests {
             (None, "", Some(0)),
             (None, "lastEventId=7", Some(7)),
             (Some("9"), "lastEventId=7", Some(9)),
-            (Some("9"), "lastEventId=x", Some(9)),
-            (Some(""), "lastEventId=7", Some(7)),
+            (Some("9"), "lastEventId=x", None),
+            (Some(""), "lastEventId=7", None),
             (Some("x"), "lastEventId=7", None),
             (Some("-1"), "", None),
             (Some("+1"), "", None),
             (Some("1.0"), "", None),
             (Some("99999999999999999999"), "", None),
+            (Some("9223372036854775808"), "", None),
+            (Some("9223372036854775807"), "", Some(9_223_372_036_854_775_807)),
             (None, "lastEventId=x", None),
         ] {
             assert_eq!(seen(header, query), expected, "{header:?} {query}");

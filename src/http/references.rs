@@ -24,7 +24,7 @@ const FIELD: &str = "images";
     post, path = "/references", tag = "references",
     request_body(content = UploadBody, content_type = "multipart/form-data"),
     params(
-        ("Idempotency-Key" = Option<String>, Header, description = "1-255 visible ASCII characters; the same key with the same files is one upload. Remembered for 24 h"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$", description = "1-255 visible ASCII characters; the same key with the same files is one upload. Remembered for 24 h"),
     ),
     responses(
         (status = 201, description = "The pictures are stored, in the order of the files", body = UploadView, headers(

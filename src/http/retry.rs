@@ -24,7 +24,7 @@ const MAX_BYTES: usize = 16 << 10;
     request_body(content = Option<RetryBody>, content_type = "application/json"),
     params(
         ("batchId" = String, Path, description = "`bat_` and a ULID"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1-255 visible ASCII characters; the same key with the same body makes one retry of this batch. Remembered for 24 h"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$", description = "1-255 visible ASCII characters; the same key with the same body makes one retry of this batch. Remembered for 24 h"),
         ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the batch has ended, after N seconds at the latest (at most 600)"),
     ),
     responses(

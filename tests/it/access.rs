@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::process::{Answer, Service, Settings};
 
 /// A key that differs with `seed`.
-fn key(seed: u8) -> String {
+pub(crate) fn key(seed: u8) -> String {
     ApiKey::from_random([seed; 6], [seed ^ 0x77; 24]).reveal()
 }
 
@@ -24,12 +24,12 @@ fn keyed(folder: &Path, entries: &[String]) -> Settings {
 }
 
 /// A service that Alice, Bob and an admin have keys of.
-fn team(folder: &Path) -> Settings {
+pub(crate) fn team(folder: &Path) -> Settings {
     let entry = |name: &str, seed| format!("{name}={}", key(seed));
     keyed(folder, &[entry("alice", 1), entry("bob", 2), format!("{};scopes=admin", entry("root", 3))])
 }
 
-const ALICE: u8 = 1;
+pub(crate) const ALICE: u8 = 1;
 const BOB: u8 = 2;
 const ADMIN: u8 = 3;
 

@@ -13,6 +13,11 @@ function make(name, attributes = {}, ...children) {
   return element;
 }
 
+/** A sentence; what is between backquotes is code. */
+function prose(text = "") {
+  return text.split("`").map((part, index) => (index % 2 ? make("code", {}, part) : part));
+}
+
 /** Follows a reference within the description. */
 function resolve(description, part) {
   if (!part?.$ref) return part;
@@ -45,7 +50,7 @@ function members(description, schema, depth = 0) {
   const rows = Object.entries(schema.properties).map(([name, member]) => {
     const about = member.description ?? resolve(description, member)?.description ?? "";
     const needed = schema.required?.includes(name) ? " *" : "";
-    const line = [make("code", {}, name + needed), ` ${typeOf(description, member)} `, make("span", { class: "soft" }, about)];
+    const line = [make("code", {}, name + needed), ` ${typeOf(description, member)} `, make("span", { class: "soft" }, ...prose(about))];
     return make("li", {}, ...line, members(description, member, depth + 1));
   });
   return make("ul", { class: "schema" }, ...rows);
@@ -58,7 +63,7 @@ function parameterRow(description, operationId, parameter) {
   const name = make("label", { for: id }, make("code", {}, parameter.name), parameter.required ? " *" : "");
   const says = `${parameter.description ?? ""} ${typeOf(description, parameter.schema)}`;
   return make("tr", {}, make("td", {}, name, make("br"), make("span", { class: "soft" }, parameter.in)),
-    make("td", {}, field), make("td", {}, says));
+    make("td", {}, field), make("td", {}, ...prose(says)));
 }
 
 /** What the fields of a form say of the request. */
@@ -142,7 +147,7 @@ function answers(description, operation) {
     answer = resolve(description, answer);
     const schema = Object.values(answer.content ?? {})[0]?.schema;
     const inner = schema?.$ref?.endsWith("/Problem") ? undefined : members(description, schema);
-    return make("tr", {}, make("td", {}, make("code", {}, status)), make("td", {}, answer.description, inner));
+    return make("tr", {}, make("td", {}, make("code", {}, status)), make("td", {}, ...prose(answer.description), inner));
   });
   return make("table", {}, ...rows);
 }
@@ -150,8 +155,8 @@ function answers(description, operation) {
 function operationOf(description, method, path, operation) {
   const id = `${method}${path.replaceAll(/[^a-zA-Z]+/g, "-")}`;
   const title = make("summary", {}, make("span", { class: `method ${method}` }, method.toUpperCase()),
-    make("code", {}, path), make("span", { class: "soft" }, operation.summary ?? operation.description ?? ""));
-  const detail = operation.description && operation.summary ? make("p", {}, operation.description) : undefined;
+    make("code", {}, path), make("span", { class: "soft" }, ...prose(operation.summary ?? operation.description)));
+  const detail = operation.description && operation.summary ? make("p", {}, ...prose(operation.description)) : undefined;
   const inside = make("div", {}, detail, form(description, id, method, path, operation), make("h3", {}, "Answers"),
     answers(description, operation));
   return make("details", { "data-find": `${method} ${path} ${operation.summary ?? ""}`.toLowerCase() }, title, inside);
@@ -166,7 +171,7 @@ function find(word) {
 
 async function show() {
   const description = await (await fetch("/openapi.json")).json();
-  document.getElementById("about").textContent = description.info.description;
+  document.getElementById("about").replaceChildren(...prose(description.info.description));
   const main = document.getElementById("operations");
   main.replaceChildren();
   for (const tag of description.tags) {

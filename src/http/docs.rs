@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use super::problem::Problem;
 
 /// What the page may do: show itself, and ask this service.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Shows every route, and sends requests to try it. Works offline.

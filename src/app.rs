@@ -2,8 +2,10 @@
 //!
 //! The only place, beside the command line, that names adapters.
 
+mod access;
 mod advice;
 pub mod books;
+pub mod keys;
 pub mod storage;
 
 use std::collections::HashMap;
@@ -12,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::http::HeaderValue;
 use tokio::net::TcpListener;
 
 use crate::assets::AssetStore;
@@ -34,6 +37,7 @@ use crate::provider::synthetic::{OWN_MODEL, Synthetic};
 use crate::references::shelf::LocalShelf;
 use crate::references::web::{ReferenceLimits, WebReferences};
 use crate::service::MoneyRules;
+use crate::service::access::Access;
 use crate::service::admission::Admission;
 use crate::service::batches::Batches;
 use crate::service::claims::{Claims, LeaseRules};
@@ -107,8 +111,10 @@ impl App {
         let (listener, address) = parts.listen().await?;
         parts.log_open_work().await;
         let exporter = parts.exporter().await?;
+        let access = access::open(&parts.config, parts.store.clone(), parts.clock.clone()).await?;
+        let origins = access::origins(&parts.config)?;
         parts.start_worker(exporter.as_ref())?;
-        parts.start_server(listener, exporter.clone());
+        parts.start_server(listener, exporter.clone(), access, origins);
         parts.log_start(address);
         // Of the three eighths of the grace period that are left once the calls are put down.
         let flush_time = parts.config.work.shutdown_grace / 4;
@@ -384,7 +390,13 @@ impl Parts {
         })
     }
 
-    fn start_server(&self, listener: TcpListener, exporter: Option<Arc<Exporter>>) {
+    fn start_server(
+        &self,
+        listener: TcpListener,
+        exporter: Option<Arc<Exporter>>,
+        access: Arc<Access>,
+        origins: Arc<[HeaderValue]>,
+    ) {
         let feeds = Feeds::new(
             self.store.clone(),
             self.links.clone(),
@@ -433,6 +445,10 @@ impl Parts {
             default_model: self.config.provider.model.as_str().into(),
             sse_enabled: self.config.features.sse,
             uploads: UploadBudget::default(),
+            access,
+            callers: access::limits(&self.config, &self.clock),
+            origins,
+            behind_platform: self.config.access.on_cloud_run,
         });
         let stop = Stop { draining: self.lifecycle.draining(), cutting: self.lifecycle.abort_calls() };
         let tracker = self.lifecycle.tracker().clone();

@@ -6,6 +6,7 @@
 mod client;
 mod demo;
 mod healthcheck;
+mod keys;
 mod ledger;
 mod output;
 mod prices;
@@ -35,6 +36,7 @@ The most important environment variables (.env.example has them all):
   PORT, HOST             where to listen                 [9090, 127.0.0.1]
   DATA_DIR               pictures, ledger, database      [./data]
   DATABASE_URL           sqlite:PATH or postgres://…     [sqlite:$DATA_DIR/orchestrator.db]
+  AUTH, API_KEYS         how callers are known, and keys [open on loopback without keys]
   RUN_MODE               dry_run or live                 [live with synthetic, which is free; else dry_run]
   PROVIDER               synthetic or gemini             [gemini with GEMINI_API_KEY, else synthetic]
   DAILY_BUDGET_USD       the hard cap of a UTC day       [100]
@@ -50,6 +52,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("PORT=8080 {}", "serve on another port"),
     ("DAILY_BUDGET_USD=5 {} serve", "never spend more than five dollars a day"),
     ("{} ledger verify", "check that ledger and database have the same charges"),
+    ("{} keys new --name alice", "make an API key; from then on nobody is let in without one"),
     ("{} ledger report --by user", "what each user spent, by the ledger"),
     ("curl -N localhost:9090/images/BATCH/events", "follow a batch"),
 ];
@@ -92,6 +95,9 @@ enum Command {
     /// Compare the ledger with the database, sum it, or take it in.
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
+    /// Make, list and revoke API keys.
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Bring the database's schema up to date, and end.
     Migrate,
     /// Ask the service on HOST and PORT whether it is alive; exit code 0 if it is.
@@ -136,7 +142,7 @@ fn run(command: &Command, config: Config, variables: &HashMap<String, String>) -
 fn execute(command: &Command, config: Config, variables: &HashMap<String, String>) -> anyhow::Result<()> {
     match command {
         Command::Prices { json } => return prices::show(&config.prices, *json),
-        Command::Healthcheck | Command::Ledger(_) => {}
+        Command::Healthcheck | Command::Keys(_) | Command::Ledger(_) => {}
         Command::Serve | Command::Demo { .. } | Command::Migrate => start_log(&config.logging)?,
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -145,6 +151,7 @@ fn execute(command: &Command, config: Config, variables: &HashMap<String, String
             Command::Serve => serve(config).await,
             Command::Demo { exit } => demo::run(config, variables, *exit).await,
             Command::Migrate => app::migrate(&config).await,
+            Command::Keys(command) => keys::run(command, &config).await,
             Command::Ledger(command) => ledger::run(command, &config).await,
             Command::Healthcheck => healthcheck::run(&config).await,
             Command::Prices { .. } => Ok(()),

@@ -4,6 +4,7 @@
 //! reads the process's environment. Refuses a configuration with any invalid or contradictory value,
 //! naming all of them at once. May call `domain`, and read the price file that a variable names.
 
+mod access;
 mod http;
 mod provider;
 mod reader;
@@ -14,6 +15,7 @@ mod values;
 use std::collections::HashMap;
 use std::path::Path;
 
+pub use access::{AccessConfig, Auth};
 pub use http::HttpConfig;
 pub use provider::{GeminiConfig, ProviderConfig, ProviderKind};
 pub use reader::{ConfigError, ConfigErrors};
@@ -32,6 +34,8 @@ use reader::Reader;
 pub struct Config {
     /// Where and how requests are taken.
     pub http: HttpConfig,
+    /// Who may send requests, and how many.
+    pub access: AccessConfig,
     /// Where the service keeps what it keeps itself.
     pub data: DataConfig,
     /// Where the state lives.
@@ -105,7 +109,7 @@ impl Config {
 
     fn read(from: &mut Reader<'_>, read_file: &dyn Fn(&Path) -> std::io::Result<String>) -> Self {
         let http = HttpConfig::read(from);
-        http::access(from);
+        let access = AccessConfig::read(from, &http);
         let data = DataConfig::read(from);
         let database = DatabaseConfig::read(from, &data);
         let storage = StorageConfig::read(from);
@@ -114,6 +118,7 @@ impl Config {
         let run_mode = provider::run_mode(from, &provider.kind, database.engine);
         Self {
             http,
+            access,
             data,
             database,
             storage,

@@ -3,6 +3,7 @@
 //! Pure: nothing here reads a clock, opens a socket or knows a database. Every other layer may
 //! import this one; this one imports nothing of ours.
 
+pub mod access;
 pub mod comparison;
 pub mod event;
 pub mod ids;

@@ -4,14 +4,20 @@
 //! `domain`, `clock`, `telemetry` and the assets port; refuses to know a store, a provider or an
 //! adapter. Every answer that is an error is a [`problem::Problem`].
 
+pub mod access;
 pub mod answer;
 pub mod body;
+mod connections;
+pub mod credentials;
 pub mod describe;
+pub mod docs;
 pub mod etag;
 pub mod extract;
 mod files;
 pub mod images;
+pub mod limits;
 pub mod local;
+pub mod origins;
 pub mod pictures;
 pub mod prefer;
 pub mod problem;
@@ -20,18 +26,22 @@ pub mod references;
 pub mod retry;
 pub mod schema;
 pub mod serve;
+pub mod session;
 pub mod status;
 pub mod upload;
 
 use std::sync::Arc;
 
 use axum::extract::FromRef;
+use axum::http::HeaderValue;
 use axum::{Extension, Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
 
+use self::limits::RequestLimits;
 use self::upload::UploadBudget;
 use crate::assets::AssetStore;
 use crate::clock::Clock;
+use crate::service::access::Access;
 use crate::service::batches::Batches;
 use crate::service::feed::Feeds;
 use crate::service::health::Health;
@@ -80,6 +90,14 @@ pub struct AppState {
     pub sse_enabled: bool,
     /// What bodies may take of the memory.
     pub uploads: UploadBudget,
+    /// Lets callers in.
+    pub access: Arc<Access>,
+    /// How much each caller may ask for.
+    pub callers: Arc<RequestLimits>,
+    /// The origins of other pages that may use the service: `https://app.example`.
+    pub origins: Arc<[HeaderValue]>,
+    /// Whether a platform stands in front, which adds the client's address and speaks TLS.
+    pub behind_platform: bool,
 }
 
 macro_rules! from_state {
@@ -93,6 +111,7 @@ macro_rules! from_state {
 }
 
 from_state! {
+    access: Arc<Access>,
     batches: Arc<Batches>,
     feeds: Arc<Feeds>,
     health: Arc<Health>,
@@ -106,9 +125,10 @@ from_state! {
 pub fn router(state: AppState) -> Router {
     let (routes, description) = describe::routes();
     routes
-        .layer(middleware::from_fn(local::only_from_here))
+        .layer(middleware::from_fn_with_state(state.clone(), access::check))
         .layer(Extension(Arc::new(description)))
         .layer(CatchPanicLayer::custom(answer::after_panic))
+        .layer(origins::layer(&state.origins))
         .layer(middleware::from_fn_with_state(state.clone(), answer::answer))
         .with_state(state)
 }

@@ -1,5 +1,6 @@
 //! The use cases, one file each. Knows the ports, never their adapters, and nothing of HTTP or SQL.
 
+pub mod access;
 pub mod admission;
 pub mod batches;
 mod cancel;

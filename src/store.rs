@@ -19,6 +19,7 @@ mod dialect;
 mod events;
 mod hints;
 mod jobs;
+mod keys;
 mod leases;
 mod ledger;
 mod read;
@@ -45,6 +46,7 @@ pub use self::cancel::Cancelled;
 pub use self::events::EventRow;
 pub use self::hints::{BatchHints, Hints};
 pub use self::jobs::{CallSpec, Held, Job};
+pub use self::keys::{ListedKey, SessionRow};
 pub use self::ledger::{DayState, PendingChunk};
 pub use self::read::{BatchFilter, BatchRow, ImageRow, ItemRow};
 pub use self::retry::{FailedImage, FreshAttempt, NewRetry, RetryOutcome};
@@ -192,11 +194,27 @@ impl Store {
     /// [`StoreError::InUse`] if another process has it, [`StoreError::Migration`],
     /// [`StoreError::Unavailable`] or [`StoreError::UnknownEngine`].
     pub async fn open(url: &str, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        Self::open_under(url, clock, true).await
+    }
+
+    /// Opens the database beside a process that may work on it, for changes that concern neither work nor money.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), without [`StoreError::InUse`].
+    pub async fn open_beside(url: &str, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        match Self::open_under(url, clock.clone(), true).await {
+            Err(StoreError::InUse(_)) => Self::open_under(url, clock, false).await,
+            opened => opened,
+        }
+    }
+
+    /// Opens the database; an embedded one under its lock, or as the process that has the lock left its schema.
+    async fn open_under(url: &str, clock: Arc<dyn Clock>, lock: bool) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
         let dialect = Dialect::of(url).ok_or(StoreError::UnknownEngine)?;
-        let lock = match dialect {
-            Dialect::Sqlite => Some(lock_file(url)?),
-            Dialect::Postgres => None,
+        let file = match dialect {
+            Dialect::Sqlite if lock => Some(lock_file(url)?),
+            Dialect::Sqlite | Dialect::Postgres => None,
         };
         let unavailable = StoreError::Unavailable;
         let writing = match dialect {
@@ -212,7 +230,9 @@ impl Store {
         let first = tokio::time::timeout(LOCK_WAIT, first).await;
         first.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(unavailable)?;
         let writers = dialect.writers().connect(&writing).await.map_err(unavailable)?;
-        sqlx::migrate!().run(&writers).await?;
+        if lock {
+            sqlx::migrate!().run(&writers).await?;
+        }
         let readers = match dialect.readers() {
             Some(options) => options.connect(url).await.map_err(StoreError::Unavailable)?,
             None => writers.clone(),
@@ -224,7 +244,7 @@ impl Store {
             writers,
             readers,
             hints: Hints::new(dialect == Dialect::Postgres),
-            _lock: lock,
+            _lock: file,
             still: None,
         };
         let mut connection = store.readers.acquire().await.map_err(StoreError::Unavailable)?;

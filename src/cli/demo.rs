@@ -20,7 +20,7 @@ use self::view::{Batch, Budget};
 use super::client::Client;
 use super::output::say;
 use crate::app::App;
-use crate::config::{Config, ConfigError, ConfigErrors, ProviderKind};
+use crate::config::{Auth, Config, ConfigError, ConfigErrors, ProviderKind};
 use crate::domain::spec::RunMode;
 
 /// The batch that is sent, live.
@@ -28,8 +28,13 @@ const BATCH: &str = include_str!("../../examples/batch.json");
 /// What the prompt of a row holds that is to be refused by the provider.
 const REFUSED_MARKER: &str = "[refuse]";
 /// What makes the demo pleasant; the user's own settings come before.
-const DEFAULTS: [(&str, &str); 4] =
-    [("PROVIDER", "synthetic"), ("RUN_MODE", "live"), ("SYNTHETIC_LATENCY", "400ms"), ("LOG_LEVEL", "warn")];
+const DEFAULTS: [(&str, &str); 5] = [
+    ("AUTH", "open"),
+    ("PROVIDER", "synthetic"),
+    ("RUN_MODE", "live"),
+    ("SYNTHETIC_LATENCY", "400ms"),
+    ("LOG_LEVEL", "warn"),
+];
 
 /// Adds the demo's defaults to the environment, and turns the ledger on: it is off in `.env.example`,
 /// and what the demo shows is that the books agree.
@@ -50,6 +55,8 @@ pub(super) fn check(config: Config) -> Result<Config, ConfigErrors> {
     let needs = [
         // A paid provider in the environment must not be paid for a tour.
         ("PROVIDER", config.provider.kind == ProviderKind::Synthetic, "synthetic"),
+        // It asks as anyone at this machine would.
+        ("AUTH", config.access.auth == Auth::Open, "open"),
         ("RUN_MODE", config.run_mode == RunMode::Live, "live"),
         ("SSE_ENABLED", config.features.sse, "true"),
         // It reads the ledger's files, and leaves nothing in a bucket.

@@ -1,4 +1,4 @@
-//! Where requests are taken, and who may send them: until keys exist, only this machine.
+//! Where and how requests are taken.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -9,12 +9,11 @@ use super::values::{self, DURATION};
 
 /// Streams end themselves this long before the platform's request limit.
 const STREAM_MARGIN: Duration = Duration::from_secs(30);
-const KEYS_COME_LATER: &str = "this version has no API keys, they come in a later version; leave it unset";
 
 /// Where and how requests are taken.
 #[derive(Debug, Clone)]
 pub struct HttpConfig {
-    /// The address to listen on; always loopback in this version.
+    /// The address to listen on.
     pub host: IpAddr,
     /// The port to listen on; 0 takes a free one.
     pub port: u16,
@@ -55,18 +54,7 @@ fn host(from: &mut Reader<'_>, on_cloud_run: bool) -> IpAddr {
         "localhost" => Some(loopback),
         _ => text.parse().ok(),
     });
-    let host = given.unwrap_or(default);
-    if !host.is_loopback() {
-        let whence = if given.is_none() { " (the default here, as K_SERVICE is set)" } else { "" };
-        from.refuse(
-            "HOST",
-            format!(
-                "{host}{whence} is not a loopback address, and without API keys, which come in a later version, \
-                 anyone who reaches it could spend money; use 127.0.0.1"
-            ),
-        );
-    }
-    host
+    given.unwrap_or(default)
 }
 
 fn request_limit(from: &mut Reader<'_>, on_cloud_run: bool) -> Option<Duration> {
@@ -75,16 +63,4 @@ fn request_limit(from: &mut Reader<'_>, on_cloud_run: bool) -> Option<Duration> 
         from.refuse("REQUEST_LIMIT", "expected more than 30s: streams end themselves 30s before it");
     }
     given.or(on_cloud_run.then_some(Duration::from_mins(15)))
-}
-
-/// Refuses settings of access control that this version could only ignore.
-pub(super) fn access(from: &mut Reader<'_>) {
-    for name in ["API_KEYS", "API_KEYS_FILE"] {
-        if from.is_set(name) {
-            from.refuse(name, KEYS_COME_LATER);
-        }
-    }
-    if from.text("AUTH").is_some_and(|mode| mode != "open") {
-        from.refuse("AUTH", "this version knows only open, on a loopback address; keys come in a later version");
-    }
 }

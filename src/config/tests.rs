@@ -100,19 +100,47 @@ fn an_empty_value_counts_as_not_set() {
 }
 
 #[test]
-fn a_host_that_is_not_loopback_is_refused_while_there_are_no_keys() {
-    assert!(problem(&[("HOST", "0.0.0.0")]).contains("keys"));
-    assert_eq!(refused(&[("HOST", "192.168.1.4")]), ["HOST"]);
-    assert_eq!(refused(&[("HOST", "example.com")]), ["HOST"]);
+fn only_on_loopback_is_anyone_let_in_without_a_key() {
     for host in ["localhost", "::1", "127.0.0.1"] {
-        assert!(parse(&[("HOST", host), ("PORT", "0")]).is_ok(), "{host}");
+        assert_eq!(parse(&[("HOST", host)]).unwrap().access.auth, Auth::OpenWithoutKeys, "{host}");
+        assert_eq!(parse(&[("HOST", host), ("AUTH", "open")]).unwrap().access.auth, Auth::Open, "{host}");
+        assert_eq!(parse(&[("HOST", host), ("AUTH", "keys")]).unwrap().access.auth, Auth::Keys, "{host}");
+    }
+    for host in ["0.0.0.0", "192.168.1.4", "::"] {
+        assert_eq!(parse(&[("HOST", host)]).unwrap().access.auth, Auth::Keys, "{host}");
+        assert_eq!(refused(&[("HOST", host), ("AUTH", "open")]), ["AUTH"], "{host}");
+    }
+    assert!(problem(&[("HOST", "0.0.0.0"), ("AUTH", "open")]).contains("keys new"));
+    assert_eq!(refused(&[("HOST", "example.com")]), ["HOST"]);
+    assert_eq!(refused(&[("AUTH", "cloud-run")]), ["AUTH"]);
+    let on_cloud_run = parse(&[("AUTH", "cloud-run"), ("K_SERVICE", "s"), ("RUN_MODE", "dry_run")]).unwrap();
+    assert_eq!(on_cloud_run.access.auth, Auth::CloudRun);
+}
+
+#[test]
+fn keys_are_read_and_a_fault_among_them_does_not_show_them() {
+    let key = crate::domain::access::ApiKey::from_random([1; 6], [2; 24]).reveal();
+    let config = parse(&[("API_KEYS", &format!("alice={key};scopes=admin"))]).unwrap();
+    assert_eq!(config.access.keys[0].user.as_str(), "alice");
+    assert!(!format!("{config:?}").contains(&key[20..]));
+    let fault = problem(&[("API_KEYS", &format!("alice={key};scopes=all"))]);
+    assert!(fault.contains("scopes") && !fault.contains(&key[20..]), "{fault}");
+}
+
+#[test]
+fn other_pages_are_named_by_their_exact_origins() {
+    let config = parse(&[("CORS_ORIGINS", "https://app.example, http://localhost:3000")]).unwrap();
+    assert_eq!(config.access.origins, ["https://app.example", "http://localhost:3000"]);
+    for wrong in ["*", "app.example", "https://app.example/", "https://*.example", "HTTPS://app.example", "null"] {
+        assert_eq!(refused(&[("CORS_ORIGINS", wrong)]), ["CORS_ORIGINS"], "{wrong}");
     }
 }
 
 #[test]
-fn on_cloud_run_the_default_host_and_a_live_sqlite_are_refused() {
-    assert_eq!(refused(&[("K_SERVICE", "s")]), ["HOST", "DATABASE_URL"]);
-    assert!(problem(&[("K_SERVICE", "s")]).contains("K_SERVICE"));
+fn on_cloud_run_everyone_is_served_and_a_live_sqlite_is_refused() {
+    assert_eq!(refused(&[("K_SERVICE", "s")]), ["DATABASE_URL"]);
+    let shared = parse(&[("K_SERVICE", "s"), ("DATABASE_URL", "postgresql://db/x")]).unwrap();
+    assert!(shared.http.host.is_unspecified() && shared.access.auth == Auth::Keys);
     let local = [("K_SERVICE", "s"), ("HOST", "127.0.0.1")];
     assert_eq!(refused(&[local[0], local[1], ("RUN_MODE", "dry_run")]), [""; 0]);
     assert_eq!(refused(&[local[0], local[1], ("ALLOW_EPHEMERAL_STATE", "true")]), [""; 0]);
@@ -125,9 +153,7 @@ fn on_cloud_run_the_default_host_and_a_live_sqlite_are_refused() {
 fn what_this_version_cannot_do_is_refused_rather_than_ignored() {
     for (name, value) in [
         ("API_KEYS", "k"),
-        ("API_KEYS_FILE", "f"),
-        ("AUTH", "keys"),
-        ("AUTH", "cloud-run"),
+        ("AUTH", "basic"),
         ("GCS_BUCKET", "gs://b"),
         ("LEDGER_BUCKET", "b"),
         ("PROVIDER", "openai"),
@@ -136,7 +162,6 @@ fn what_this_version_cannot_do_is_refused_rather_than_ignored() {
     ] {
         assert_eq!(refused(&[(name, value)]), [name], "{name}={value}");
     }
-    assert!(parse(&[("AUTH", "open")]).is_ok());
 }
 
 #[test]

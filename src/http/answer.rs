@@ -6,7 +6,10 @@ use std::any::Any;
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::{CACHE_CONTROL, HeaderName};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderName, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
 use axum::http::{HeaderMap, HeaderValue, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -22,6 +25,15 @@ const MAX_HEADER_BYTES: usize = 32 << 10;
 const MAX_REQUEST_ID_CHARS: usize = 64;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// An answer is data: no page may frame it, run it, or take it for another type. What is meant to be more says so itself.
+const PROTECTION: [(HeaderName, &str); 5] = [
+    (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    (REFERRER_POLICY, "no-referrer"),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (X_FRAME_OPTIONS, "DENY"),
+];
 
 /// Runs a request through the routes.
 pub async fn answer(State(state): State<AppState>, request: Request, next: Next) -> Response {
@@ -50,6 +62,7 @@ pub async fn answer(State(state): State<AppState>, request: Request, next: Next)
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID, id);
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-cache"));
+        protect(headers, state.behind_platform);
         let latency = state.clock.monotonic().saturating_sub(begun);
         tracing::info!(
             status = response.status().as_u16(),
@@ -60,6 +73,16 @@ pub async fn answer(State(state): State<AppState>, request: Request, next: Next)
     }
     .instrument(span)
     .await
+}
+
+/// Headers that keep browsers from doing more with an answer than showing it.
+fn protect(headers: &mut HeaderMap, over_tls: bool) {
+    for (name, value) in PROTECTION {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    if over_tls {
+        headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+    }
 }
 
 /// What a panic of a handler becomes.

@@ -1,5 +1,8 @@
 //! The routes and their description, from one list, so that they cannot differ.
 
+mod access;
+mod parameters;
+
 use std::sync::Arc;
 
 use axum::{Extension, Json, Router};
@@ -8,7 +11,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{AppState, images, pictures, progress, references, retry, status};
+use super::{AppState, docs, images, pictures, progress, references, retry, session, status};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -24,6 +27,7 @@ use super::{AppState, images, pictures, progress, references, retry, status};
         (name = "references", description = "Pictures for a model to go by"),
         (name = "pictures", description = "Links to pictures, and the pictures themselves"),
         (name = "progress", description = "Server-sent events"),
+        (name = "access", description = "A browser's login"),
         (name = "service", description = "Health, counters, this description"),
     ),
 )]
@@ -33,6 +37,7 @@ struct Contract;
 pub fn routes() -> (Router<AppState>, OpenApi) {
     let (router, mut description) = OpenApiRouter::with_openapi(Contract::openapi())
         .routes(routes!(images::submit, images::list))
+        .routes(routes!(images::moved))
         .routes(routes!(images::get))
         .routes(routes!(images::cancel))
         .routes(routes!(retry::retry))
@@ -40,6 +45,8 @@ pub fn routes() -> (Router<AppState>, OpenApi) {
         .routes(routes!(images::budget))
         .routes(routes!(progress::events, progress::events_head))
         .routes(routes!(progress::progress, progress::progress_head))
+        .routes(routes!(session::stream_token))
+        .routes(routes!(session::log_in, session::log_out))
         .routes(routes!(pictures::picture))
         .routes(routes!(pictures::thumbnail))
         .routes(routes!(pictures::asset))
@@ -48,8 +55,12 @@ pub fn routes() -> (Router<AppState>, OpenApi) {
         .routes(routes!(status::readyz))
         .routes(routes!(status::ready))
         .routes(routes!(status::metrics_lite))
+        .routes(routes!(docs::page))
+        .routes(routes!(docs::part))
         .routes(routes!(openapi))
         .split_for_parts();
+    access::describe(&mut description);
+    parameters::describe(&mut description);
     // OpenAPI has no wildcards.
     let paths = std::mem::take(&mut description.paths.paths);
     description.paths.paths = paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
@@ -90,8 +101,11 @@ mod tests {
         described.sort();
         insta::assert_json_snapshot!(described, @r#"
         [
+          "delete /session",
           "get /assets/{path}",
           "get /budget",
+          "get /docs",
+          "get /docs/{file}",
           "get /health",
           "get /healthz",
           "get /images",
@@ -106,10 +120,13 @@ mod tests {
           "get /readyz",
           "head /images/{batchId}/events",
           "head /progress/{batchId}",
+          "post /batch/images",
           "post /images",
           "post /images/{batchId}/cancel",
           "post /images/{batchId}/retry",
-          "post /references"
+          "post /images/{batchId}/stream-token",
+          "post /references",
+          "post /session"
         ]
         "#);
         assert!(description["openapi"].as_str().unwrap().starts_with("3.1"));

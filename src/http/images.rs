@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::body::{self, Accepted, Here, Rules};
 use super::etag::Tag;
-use super::extract::{Caller, Parameters, batch_id, idempotency_key};
+use super::extract::{Identity, Parameters, batch_id, idempotency_key};
 use super::problem::Problem;
 use super::schema::BatchBody;
 use super::upload::Upload;
@@ -36,7 +36,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
     post, path = "/images", tag = "batches",
     request_body(content = BatchBody, content_type = "application/json"),
     params(
-        ("Idempotency-Key" = Option<String>, Header, description = "1-255 visible ASCII characters; the same key with the same body makes one batch. Remembered for 24 h"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$", description = "1-255 visible ASCII characters; the same key with the same body makes one batch. Remembered for 24 h"),
         ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the batch has ended, after N seconds at the latest (at most 600)"),
     ),
     responses(
@@ -59,7 +59,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 )]
 pub async fn submit(
     State(state): State<AppState>,
-    Caller(caller): Caller,
+    Identity(caller): Identity,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -70,7 +70,17 @@ pub async fn submit(
     }
     let idempotency = key.map(|key| Idempotency { key, request_hash: accepted.request_hash });
     let submitted = state.batches.submit(&caller, accepted.spec, idempotency).await?;
-    answer_accepted(&state.batches, &caller, submitted.batch, submitted.replayed, &headers).await
+    answer_accepted(&state.batches, &caller.user, submitted.batch, submitted.replayed, &headers).await
+}
+
+/// The original service's address for submissions: points to `/images`.
+#[utoipa::path(
+    post, path = "/batch/images", tag = "batches",
+    responses((status = 308, description = "Send the same to `/images`", headers(("Location" = String)))),
+)]
+pub async fn moved(uri: axum::http::Uri) -> Result<Response, Problem> {
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    Ok((StatusCode::PERMANENT_REDIRECT, [(LOCATION, header(format!("/images{query}"))?)]).into_response())
 }
 
 /// The two answers that have status 200.
@@ -175,12 +185,12 @@ pub(super) fn header(text: String) -> Result<HeaderValue, Problem> {
     })
 }
 
-/// Lists the caller's batches, newest first, without their items.
+/// Lists the caller's batches, newest first, without their items; an admin sees everyone's.
 #[utoipa::path(
     get, path = "/images", tag = "batches",
     params(
         ("limit" = Option<u32>, Query, description = "1-200", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before"),
+        ("cursor" = Option<String>, Query, pattern = "^bat_[0-7][0-9A-HJKMNP-TV-Z]{25}$", description = "`nextCursor` of the page before"),
         ("state" = Option<crate::domain::state::BatchState>, Query, description = "Only batches in this state"),
     ),
     responses(
@@ -191,7 +201,7 @@ pub(super) fn header(text: String) -> Result<HeaderValue, Problem> {
 )]
 pub async fn list(
     State(batches): State<Arc<Batches>>,
-    Caller(caller): Caller,
+    Identity(caller): Identity,
     mut parameters: Parameters,
 ) -> Result<Json<BatchListView>, Problem> {
     let (page, state) = (parameters.page(LIST_PAGE.0, LIST_PAGE.1), parameters.state());
@@ -205,7 +215,7 @@ pub async fn list(
     params(
         ("batchId" = String, Path, description = "`bat_` and a ULID"),
         ("limit" = Option<u32>, Query, description = "Items, 1-200; 100 unless given", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before"),
+        ("cursor" = Option<String>, Query, pattern = "^[0-9]{1,9}$", description = "`nextCursor` of the page before"),
         ("If-None-Match" = Option<String>, Header, description = "An `ETag` of this page"),
     ),
     responses(
@@ -220,7 +230,7 @@ pub async fn list(
 )]
 pub async fn get(
     State(state): State<AppState>,
-    Caller(caller): Caller,
+    Identity(caller): Identity,
     Path(batch): Path<String>,
     mut parameters: Parameters,
     headers: HeaderMap,
@@ -228,7 +238,8 @@ pub async fn get(
     let batch = batch_id(&batch)?;
     let page = parameters.page(ITEM_PAGE.0, ITEM_PAGE.1);
     parameters.finish()?;
-    let view = state.batches.get(&caller, batch, &page).await?;
+    let caller = state.batches.acting_for(caller, batch).await?;
+    let view = state.batches.get(&caller.user, batch, &page).await?;
     let tag = Tag::of(&view);
     if let Some(had) = tag.still_good(&headers, state.clock.now()) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, header(had.header())?)]).into_response());
@@ -248,12 +259,13 @@ pub async fn get(
 )]
 pub async fn cancel(
     State(batches): State<Arc<Batches>>,
-    Caller(caller): Caller,
+    Identity(caller): Identity,
     Path(batch): Path<String>,
 ) -> Result<Json<BatchView>, Problem> {
     let batch = batch_id(&batch)?;
-    batches.cancel(&caller, batch).await?;
-    Ok(Json(batches.get(&caller, batch, &Page { limit: ITEM_PAGE.0, cursor: None }).await?))
+    let caller = batches.acting_for(caller, batch).await?;
+    batches.cancel(&caller.user, batch).await?;
+    Ok(Json(batches.get(&caller.user, batch, &Page { limit: ITEM_PAGE.0, cursor: None }).await?))
 }
 
 /// The day's money: of everyone, and the caller's own where users have limits.
@@ -264,6 +276,9 @@ pub async fn cancel(
         (status = "default", description = "Any error", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub async fn budget(State(batches): State<Arc<Batches>>, Caller(caller): Caller) -> Result<Json<BudgetView>, Problem> {
+pub async fn budget(
+    State(batches): State<Arc<Batches>>,
+    Identity(caller): Identity,
+) -> Result<Json<BudgetView>, Problem> {
     Ok(Json(batches.budget(&caller).await?))
 }

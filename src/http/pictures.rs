@@ -6,19 +6,19 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, LOCATION,
-    X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
+    LOCATION,
 };
 use axum::response::{IntoResponse, Response};
 
-use super::extract::{self, Caller, batch_id};
+use super::extract::{self, Identity, batch_id};
 use super::images::header;
 use super::problem::{Code, Problem};
 use super::schema::PictureBytes;
 use crate::assets::object::disposition;
 use crate::assets::{AssetError, AssetStore, SignedQuery};
 use crate::clock::Clock;
-use crate::domain::ids::UserId;
+use crate::domain::access::Caller;
 use crate::domain::time::Timestamp;
 use crate::service::batches::Batches;
 
@@ -38,10 +38,10 @@ use crate::service::batches::Batches;
 )]
 pub async fn picture(
     State(batches): State<Arc<Batches>>,
-    Caller(caller): Caller,
+    Identity(caller): Identity,
     Path((batch, scene, variant)): Path<(String, String, String)>,
 ) -> Result<Response, Problem> {
-    redirect(&batches, &caller, [&batch, &scene, &variant], false).await
+    redirect(&batches, caller, [&batch, &scene, &variant], false).await
 }
 
 /// Redirects to a fresh link to a picture's thumbnail.
@@ -60,21 +60,22 @@ pub async fn picture(
 )]
 pub async fn thumbnail(
     State(batches): State<Arc<Batches>>,
-    Caller(caller): Caller,
+    Identity(caller): Identity,
     Path((batch, scene, variant)): Path<(String, String, String)>,
 ) -> Result<Response, Problem> {
-    redirect(&batches, &caller, [&batch, &scene, &variant], true).await
+    redirect(&batches, caller, [&batch, &scene, &variant], true).await
 }
 
 async fn redirect(
     batches: &Batches,
-    caller: &UserId,
+    caller: Caller,
     [batch, scene, variant]: [&str; 3],
     thumbnail: bool,
 ) -> Result<Response, Problem> {
     let batch = batch_id(batch)?;
     let (scene, variant) = extract::picture(scene, variant)?;
-    let link = batches.picture_link(caller, batch, &scene, variant, thumbnail).await?;
+    let caller = batches.acting_for(caller, batch).await?;
+    let link = batches.picture_link(&caller.user, batch, &scene, variant, thumbnail).await?;
     let cache = format!("private, max-age={}", link.max_age.as_secs());
     Ok((StatusCode::FOUND, [(LOCATION, header(link.url)?), (CACHE_CONTROL, header(cache)?)]).into_response())
 }
@@ -117,8 +118,9 @@ pub async fn asset(
         (CONTENT_LENGTH, HeaderValue::from(opened.length)),
         (CONTENT_DISPOSITION, header(disposition(&query.name))?),
         (CACHE_CONTROL, header(format!("private, max-age={}", left.as_secs()))?),
-        (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox")),
+        // Whoever has the link may show the picture, on any page.
+        (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("cross-origin")),
     ];
     Ok((headers, Body::from_stream(opened.body)).into_response())
 }

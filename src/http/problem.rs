@@ -71,7 +71,9 @@ macro_rules! codes {
 codes! {
     /// The body, a header or the query breaks a rule.
     InvalidRequest = "invalid_request", BAD_REQUEST, "The request breaks a rule";
-    /// The request comes from where this service takes none.
+    /// Nobody was let in: no key was sent, or it is refused.
+    Unauthorized = "unauthorized", UNAUTHORIZED, "Not let in";
+    /// The caller may not do this, or the request comes from where this service takes none.
     Forbidden = "forbidden", FORBIDDEN, "Forbidden";
     /// A live batch while the service spends nothing.
     LiveDisabled = "live_disabled", FORBIDDEN, "Live batches are disabled";
@@ -97,6 +99,10 @@ codes! {
     HeadersTooLarge = "headers_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers are too large";
     /// The body did not arrive in time.
     RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "The request did not arrive in time";
+    /// The user changes things too often, or the address sent too many wrong keys.
+    RateLimited = "rate_limited", TOO_MANY_REQUESTS, "Too many requests";
+    /// Too many progress streams are open.
+    TooManyStreams = "too_many_streams", TOO_MANY_REQUESTS, "Too many streams";
     /// The body is of a type that this route does not take.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "Unsupported media type";
     /// The model has no price here.
@@ -279,6 +285,12 @@ impl Problem {
     #[must_use]
     pub const fn code(&self) -> Code {
         self.code
+    }
+
+    /// The same, with the seconds after which it may be tried again.
+    #[must_use]
+    pub fn retry_after(self, seconds: u32) -> Self {
+        Self { retry_after: Some(seconds), ..self }
     }
 
     /// No route leads here.

@@ -1,7 +1,6 @@
 //! Progress streams, on our path and on the original service's.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -11,11 +10,12 @@ use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 
 use super::AppState;
-use super::extract::{Caller, Parameters, batch_id};
+use super::extract::{Identity, Parameters, batch_id};
 use super::problem::{Code, Fault, Problem};
-use crate::domain::ids::UserId;
+use super::schema::ProgressFrame;
+use crate::domain::access::Caller;
 use crate::service::batches::Page;
-use crate::service::feed::{Feeds, Subscription};
+use crate::service::feed::Subscription;
 
 /// The number of the last event that a client saw.
 const LAST_EVENT_ID: &str = "Last-Event-ID";
@@ -32,24 +32,26 @@ macro_rules! stream_route {
             params(
                 ("batchId" = String, Path, description = "`bat_` and a ULID"),
                 ("Last-Event-ID" = Option<u64>, Header, description = "The last event number seen; the stream goes on after it"),
+                ("token" = Option<String>, Query, description = "A stream token, for clients that cannot send a key"),
                 ("lastEventId" = Option<u64>, Query, description = "The same, for clients that cannot set headers"),
             ),
             responses(
-                (status = 200, description = "Events; `id:` is the number, `event:` the type, `data:` JSON with `type`, `batchId`, `seq` and `ts`", body = String, content_type = "text/event-stream"),
+                (status = 200, description = "Events; `id:` is the number, `event:` the type, `data:` JSON with `type`, `batchId`, `seq` and `ts`", body = ProgressFrame, content_type = "text/event-stream"),
                 (status = 204, description = "The client has seen everything; do not reconnect"),
                 (status = 400, description = "`invalid_request`: not an event number", body = Problem, content_type = "application/problem+json"),
                 (status = 404, description = "`not_found` or `feature_disabled`", body = Problem, content_type = "application/problem+json"),
+                (status = 429, description = "`too_many_streams`", body = Problem, content_type = "application/problem+json"),
                 (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
             ),
         )]
         pub async fn $name(
             State(state): State<AppState>,
-            Caller(caller): Caller,
+            Identity(caller): Identity,
             Path(batch): Path<String>,
             parameters: Parameters,
             headers: HeaderMap,
         ) -> Result<Response, Problem> {
-            open(&state.feeds, state.sse_enabled, &caller, &batch, parameters, &headers).await
+            open(&state, caller, &batch, parameters, &headers).await
         }
 
         $(#[$head_doc])*
@@ -63,10 +65,10 @@ macro_rules! stream_route {
         )]
         pub async fn $head(
             State(state): State<AppState>,
-            Caller(caller): Caller,
+            Identity(caller): Identity,
             Path(batch): Path<String>,
         ) -> Result<Response, Problem> {
-            look(&state, &caller, &batch).await
+            look(&state, caller, &batch).await
         }
     };
 }
@@ -87,26 +89,34 @@ stream_route!(
 );
 
 async fn open(
-    feeds: &Arc<Feeds>,
-    enabled: bool,
-    caller: &UserId,
+    state: &AppState,
+    caller: Caller,
     batch: &str,
     parameters: Parameters,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    check_enabled(enabled)?;
+    check_enabled(state.sse_enabled)?;
     let batch = batch_id(batch)?;
     let after = last_seen(headers, parameters)?;
-    match feeds.open(caller, batch, after).await? {
+    let slot = state.callers.stream(&caller)?;
+    let caller = state.batches.acting_for(caller, batch).await?;
+    match state.feeds.open(&caller.user, batch, after).await? {
         Subscription::Ended => Ok(StatusCode::NO_CONTENT.into_response()),
-        Subscription::Frames(frames) => Ok(stream(Body::from_stream(frames.map(Ok::<_, Infallible>)))),
+        Subscription::Frames(frames) => {
+            let counted = frames.map(move |frame| {
+                let _open = &slot;
+                Ok::<_, Infallible>(frame)
+            });
+            Ok(stream(Body::from_stream(counted)))
+        }
     }
 }
 
-async fn look(state: &AppState, caller: &UserId, batch: &str) -> Result<Response, Problem> {
+async fn look(state: &AppState, caller: Caller, batch: &str) -> Result<Response, Problem> {
     check_enabled(state.sse_enabled)?;
     let batch = batch_id(batch)?;
-    state.batches.get(caller, batch, &Page { limit: 1, cursor: None }).await?;
+    let caller = state.batches.acting_for(caller, batch).await?;
+    state.batches.get(&caller.user, batch, &Page { limit: 1, cursor: None }).await?;
     Ok(stream(Body::empty()))
 }
 
@@ -127,11 +137,7 @@ fn stream(body: Body) -> Response {
 /// The number of the last event that the client saw; 0 if it saw none.
 fn last_seen(headers: &HeaderMap, mut parameters: Parameters) -> Result<u64, Problem> {
     const RULE: &str = "must be the number of an event";
-    if let Some(value) = headers.get(LAST_EVENT_ID).filter(|value| !value.is_empty()) {
-        let number = value.to_str().ok().and_then(parse_number);
-        return number.ok_or_else(|| Problem::invalid(vec![Fault::in_header(LAST_EVENT_ID, RULE)]));
-    }
-    let number = match parameters.take(LAST_EVENT_ID_PARAMETER) {
+    let asked = match parameters.take(LAST_EVENT_ID_PARAMETER) {
         None => 0,
         Some(text) => parse_number(&text).unwrap_or_else(|| {
             parameters.refuse(LAST_EVENT_ID_PARAMETER, RULE);
@@ -139,12 +145,16 @@ fn last_seen(headers: &HeaderMap, mut parameters: Parameters) -> Result<u64, Pro
         }),
     };
     parameters.finish()?;
-    Ok(number)
+    let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(asked) };
+    let number = value.to_str().ok().and_then(parse_number);
+    number.ok_or_else(|| Problem::invalid(vec![Fault::in_header(LAST_EVENT_ID, RULE)]))
 }
 
-/// Digits alone: the standard reader would take a sign too.
+/// Digits alone: the standard reader would take a sign too. No batch has more events than the database counts.
 fn parse_number(text: &str) -> Option<u64> {
-    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+    let number: i64 =
+        (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok()).flatten()?;
+    u64::try_from(number).ok()
 }
 
 #[cfg(test)]
@@ -162,13 +172,15 @@ mod tests {
             (None, "", Some(0)),
             (None, "lastEventId=7", Some(7)),
             (Some("9"), "lastEventId=7", Some(9)),
-            (Some("9"), "lastEventId=x", Some(9)),
-            (Some(""), "lastEventId=7", Some(7)),
+            (Some("9"), "lastEventId=x", None),
+            (Some(""), "lastEventId=7", None),
             (Some("x"), "lastEventId=7", None),
             (Some("-1"), "", None),
             (Some("+1"), "", None),
             (Some("1.0"), "", None),
             (Some("99999999999999999999"), "", None),
+            (Some("9223372036854775808"), "", None),
+            (Some("9223372036854775807"), "", Some(9_223_372_036_854_775_807)),
             (None, "lastEventId=x", None),
         ] {
             assert_eq!(seen(header, query), expected, "{header:?} {query}");

@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::extract::{Caller, idempotency_key};
+use super::extract::{Identity, idempotency_key};
 use super::files::{Files, FormRules, Part};
 use super::images::IDEMPOTENT_REPLAYED;
 use super::problem::{Code, Fault, Problem};
@@ -24,7 +24,7 @@ const FIELD: &str = "images";
     post, path = "/references", tag = "references",
     request_body(content = UploadBody, content_type = "multipart/form-data"),
     params(
-        ("Idempotency-Key" = Option<String>, Header, description = "1-255 visible ASCII characters; the same key with the same files is one upload. Remembered for 24 h"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$", description = "1-255 visible ASCII characters; the same key with the same files is one upload. Remembered for 24 h"),
     ),
     responses(
         (status = 201, description = "The pictures are stored, in the order of the files", body = UploadView, headers(
@@ -40,7 +40,7 @@ const FIELD: &str = "images";
 )]
 pub async fn upload(
     State(state): State<AppState>,
-    Caller(caller): Caller,
+    Identity(caller): Identity,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -52,7 +52,7 @@ pub async fn upload(
             return Err(problem);
         }
     };
-    let uploaded = state.references.keep(&caller, &taken.files, taken.key).await?;
+    let uploaded = state.references.keep(&caller.user, &taken.files, taken.key).await?;
     let mut response = (StatusCode::CREATED, Json(UploadView { references: uploaded.references })).into_response();
     if uploaded.replayed {
         response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));

@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 
-use super::extract::{Caller, batch_id, idempotency_key};
+use super::extract::{Identity, batch_id, idempotency_key};
 use super::images::answer_accepted;
 use super::problem::Problem;
 use super::schema::RetryBody;
@@ -24,7 +24,7 @@ const MAX_BYTES: usize = 16 << 10;
     request_body(content = Option<RetryBody>, content_type = "application/json"),
     params(
         ("batchId" = String, Path, description = "`bat_` and a ULID"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1-255 visible ASCII characters; the same key with the same body makes one retry of this batch. Remembered for 24 h"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$", description = "1-255 visible ASCII characters; the same key with the same body makes one retry of this batch. Remembered for 24 h"),
         ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the batch has ended, after N seconds at the latest (at most 600)"),
     ),
     responses(
@@ -45,7 +45,7 @@ const MAX_BYTES: usize = 16 << 10;
 )]
 pub async fn retry(
     State(state): State<AppState>,
-    Caller(caller): Caller,
+    Identity(caller): Identity,
     Path(batch): Path<String>,
     headers: HeaderMap,
     body: Body,
@@ -53,8 +53,9 @@ pub async fn retry(
     let batch = batch_id(&batch)?;
     let (key, codes) = read(&state, &headers, body).await?;
     let idempotency = key.map(|key| Idempotency { key, request_hash: request_hash(codes.as_deref()) });
+    let caller = state.batches.acting_for(caller, batch).await?;
     let retried = state.batches.retry(&caller, batch, codes.as_deref(), idempotency).await?;
-    answer_accepted(&state.batches, &caller, batch, retried.replayed, &headers).await
+    answer_accepted(&state.batches, &caller.user, batch, retried.replayed, &headers).await
 }
 
 /// Everything that is wrong with a retry is told at once, its header and its body.

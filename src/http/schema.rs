@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 /// A batch of pictures to make.
 #[derive(serde::Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[serde(rename_all = "camelCase")]
 #[schema(example = json!({
     "runMode": "live",
@@ -15,7 +16,7 @@ pub struct BatchBody {
     #[schema(default = "dry_run")]
     run_mode: Option<RunModeBody>,
     /// The service's default model unless given.
-    #[schema(max_length = 100)]
+    #[schema(min_length = 1, max_length = 100)]
     model: Option<String>,
     /// References that every item gets after its own. Also `ref_pack_public_urls`.
     #[schema(max_items = 6)]
@@ -27,6 +28,7 @@ pub struct BatchBody {
 
 /// Which failed pictures are tried again.
 #[derive(serde::Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(example = json!({"codes": ["provider_error", "quota_exhausted"]}))]
 pub struct RetryBody {
     /// Only those that failed with one of these; without it, those whose error is `retryable`.
@@ -46,6 +48,7 @@ pub enum RunModeBody {
 
 /// One row.
 #[derive(serde::Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[serde(rename_all = "camelCase")]
 pub struct ItemBody {
     /// The row's name, unique in the batch ignoring case. Also `scene_id`.
@@ -82,6 +85,7 @@ pub enum ReferenceBody {
 
 /// A picture to go by.
 #[derive(serde::Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ReferenceObject {
     /// An absolute `https://` (or `http://`) address without user info; or the `url` or `uri` of a picture of this
     /// service, uploaded or made, which is found without a network call, also when the link has expired.
@@ -117,3 +121,17 @@ pub struct UploadBody {
 #[derive(serde::Serialize, ToSchema)]
 #[schema(value_type = String, format = Binary)]
 pub struct PictureBytes(Vec<u8>);
+
+/// One event of a progress stream, as a client of server-sent events gets it.
+#[derive(serde::Serialize, ToSchema)]
+pub struct ProgressFrame {
+    /// The event's number in its batch.
+    #[schema(pattern = "^[0-9]+$")]
+    id: Option<String>,
+    /// Its type: `started`, `image_complete`, `image_failed`, `item_complete`, `notice`, `cancelled` or `done`.
+    event: Option<String>,
+    /// JSON with `type`, `batchId`, `seq`, `ts` and what the type has.
+    data: Option<String>,
+    /// Milliseconds after which a client that lost the stream comes back.
+    retry: Option<u32>,
+}

@@ -5,17 +5,20 @@
 
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use super::access::Peer;
+use super::connections::{Connection, Connections, Held};
 
 /// Longest time for the header of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,8 +26,12 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADER_BYTES: usize = 128 << 10;
 /// Most header lines.
 const MAX_HEADER_LINES: usize = 128;
-/// Most open connections; more wait in the listener's queue.
+/// Most open connections; for one more, the one that has waited longest for a request is closed.
 const MAX_CONNECTIONS: usize = 8_192;
+/// File descriptors that are left for everything else: database, pictures, calls, references.
+const OTHER_FILES: u64 = 512;
+/// Fewest connections, whatever the system's limit on files is.
+const FEWEST_CONNECTIONS: u64 = 64;
 /// Pause after a failed accept, mostly for want of file descriptors: the queue stays full, so
 /// trying at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -46,11 +53,12 @@ pub struct Stop {
 /// # Errors
 /// None today; a listener that can never accept again would be one.
 pub async fn serve(listener: TcpListener, router: Router, stop: &Stop, tracker: &TaskTracker) -> io::Result<()> {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = Connections::new(most_connections());
     loop {
         let next = async {
-            let slot = Arc::clone(&slots).acquire_owned().await.map_err(io::Error::other)?;
-            listener.accept().await.map(|(stream, _)| (stream, slot))
+            let (stream, peer) = listener.accept().await?;
+            let slot = connections.room().await.ok_or_else(|| io::Error::other("no room for connections"))?;
+            Ok::<_, io::Error>((stream, Peer(peer.ip()), slot))
         };
         let accepted = tokio::select! {
             biased;
@@ -58,12 +66,9 @@ pub async fn serve(listener: TcpListener, router: Router, stop: &Stop, tracker: 
             accepted = next => accepted,
         };
         match accepted {
-            Ok((stream, slot)) => {
-                let (router, stop) = (router.clone(), stop.clone());
-                tracker.spawn(async move {
-                    serve_connection(stream, router, stop).await;
-                    drop(slot);
-                });
+            Ok((stream, peer, slot)) => {
+                let (router, stop, connection) = (router.clone(), stop.clone(), connections.open(slot));
+                tracker.spawn(serve_connection(stream, peer, router, stop, connection));
             }
             Err(error) if is_of_the_client(&error) => {}
             Err(error) => {
@@ -83,21 +88,44 @@ fn is_of_the_client(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn serve_connection(stream: TcpStream, router: Router, stop: Stop) {
+/// As many connections as the system lets this process have files, less those for other uses.
+fn most_connections() -> usize {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let files = match setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit }) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            tracing::debug!(%error, "cannot raise the limit on open files");
+            limit.current
+        }
+    };
+    let room = files.map_or(u64::MAX, |files| files.saturating_sub(OTHER_FILES).max(FEWEST_CONNECTIONS));
+    usize::try_from(room).unwrap_or(usize::MAX).min(MAX_CONNECTIONS)
+}
+
+async fn serve_connection(stream: TcpStream, peer: Peer, router: Router, stop: Stop, held: Connection) {
     // Events are small and must not wait for more.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
+    let (router, evicted) = (TowerToHyperService::new(router), held.evicted());
+    let service = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
+        let busy = held.begin();
+        request.extensions_mut().insert(peer);
+        let answer = router.call(request);
+        async { Ok::<_, std::convert::Infallible>(answer.await?.map(|body| Body::new(Held::new(body, busy)))) }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(MAX_HEADER_LINES)
         .max_header_size(MAX_HEADER_BYTES)
         .max_buf_size(2 * MAX_HEADER_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
+        () = evicted.cancelled() => return,
         () = stop.draining.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
@@ -113,6 +141,8 @@ async fn serve_connection(stream: TcpStream, router: Router, stop: Stop) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::Notify;

@@ -8,6 +8,7 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use super::batches::{Batches, Page, PictureLink, ServiceError};
 use super::links::MINTED_AT_ONCE;
 use super::view::{BatchListView, BatchView, BudgetView, ImageView, ItemView, ScopeView};
+use crate::domain::access::{Caller, Scope};
 use crate::domain::ids::{BatchId, UserId};
 use crate::domain::money::{MicroUsd, MoneyError};
 use crate::domain::spec::{RunMode, SceneId};
@@ -39,20 +40,21 @@ impl Batches {
         Ok(BatchView { items: Some(items), next_cursor: Some(next_cursor), ..batch_view(row) })
     }
 
-    /// The caller's batches, newest first.
+    /// The caller's batches, newest first; an admin's are everyone's.
     ///
     /// # Errors
     /// [`ServiceError::BadCursor`] or [`ServiceError::Unavailable`].
     pub async fn list(
         &self,
-        caller: &UserId,
+        caller: &Caller,
         state: Option<BatchState>,
         page: &Page,
     ) -> Result<BatchListView, ServiceError> {
         let cursor = page.cursor.as_ref().map(|cursor| cursor.parse::<BatchId>());
         let before = cursor.transpose().map_err(|_| ServiceError::BadCursor)?;
         let filter = BatchFilter { state, before, limit: page.limit + 1 };
-        let mut rows = self.store.list_batches(caller, &filter).await?;
+        let owner = (!caller.scopes.has(Scope::Admin)).then_some(&caller.user);
+        let mut rows = self.store.list_batches(owner, &filter).await?;
         let more = rows.len() > page.limit as usize;
         rows.truncate(page.limit as usize);
         let next_cursor = rows.last().filter(|_| more).map(|batch| batch.id.to_string());
@@ -109,15 +111,28 @@ impl Batches {
         Ok(PictureLink { url: link.url, expires_at: link.expires_at, max_age })
     }
 
+    /// The one in whose place `caller` sees and changes the batch: an admin acts for its owner, others for themselves.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotFound`] or [`ServiceError::Unavailable`].
+    pub async fn acting_for(&self, caller: Caller, batch: BatchId) -> Result<Caller, ServiceError> {
+        if !caller.scopes.has(Scope::Admin) {
+            return Ok(caller);
+        }
+        let user = self.store.owner_of(batch).await?.ok_or(ServiceError::NotFound)?;
+        let daily_budget = caller.daily_budget.filter(|_| user == caller.user);
+        Ok(Caller { user, daily_budget, ..caller })
+    }
+
     /// The day's money.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`].
-    pub async fn budget(&self, caller: &UserId) -> Result<BudgetView, ServiceError> {
-        let limits = self.rules.limits;
+    pub async fn budget(&self, caller: &Caller) -> Result<BudgetView, ServiceError> {
+        let limits = self.rules.limits.with_user(caller.daily_budget);
         let everyone = self.store.load_budget(EVERYONE).await?;
         let user = if limits.user.is_some() {
-            let row = self.store.load_budget(&user_scope(caller)).await?;
+            let row = self.store.load_budget(&user_scope(&caller.user)).await?;
             Some(scope_view(&row, limits.user)?)
         } else {
             None

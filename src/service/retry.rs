@@ -2,7 +2,8 @@
 
 use super::batches::{Batches, Idempotency, ServiceError};
 use super::submit::IDEMPOTENCY_KEPT;
-use crate::domain::ids::{AttemptId, BatchId, UserId};
+use crate::domain::access::Caller;
+use crate::domain::ids::{AttemptId, BatchId};
 use crate::domain::state::ErrorCode;
 use crate::store::{FailedImage, FreshAttempt, NewRetry, RetryOutcome, StoreError};
 
@@ -23,12 +24,12 @@ impl Batches {
     /// [`ServiceError::Unavailable`]; nothing is written then.
     pub async fn retry(
         &self,
-        caller: &UserId,
+        caller: &Caller,
         batch: BatchId,
         codes: Option<&[ErrorCode]>,
         idempotency: Option<Idempotency>,
     ) -> Result<Retried, ServiceError> {
-        let (model, failed) = self.store.load_failed(batch, caller).await?.ok_or(ServiceError::NotFound)?;
+        let (model, failed) = self.store.load_failed(batch, &caller.user).await?.ok_or(ServiceError::NotFound)?;
         let wanted = |image: &&FailedImage| match codes {
             Some(codes) => codes.contains(&image.error.code),
             None => image.error.retryable,
@@ -36,7 +37,8 @@ impl Batches {
         let images: Vec<&FailedImage> = failed.iter().filter(wanted).collect();
         let retry = NewRetry {
             batch,
-            owner: caller.clone(),
+            owner: caller.user.clone(),
+            user_limit: caller.daily_budget,
             // A retry that spends nothing is a replay, or refused below.
             attempts: if self.rules.live { self.fresh_attempts(&model, &images)? } else { Vec::new() },
             at: self.clock.now(),
@@ -67,7 +69,7 @@ impl Batches {
             }
             RetryOutcome::NothingFailed => Err(ServiceError::NotRetryable(nothing_to_retry(&failed, codes))),
             RetryOutcome::OverBudget { user_limit, budget, estimated } => {
-                Err(self.shortfall(estimated, user_limit, &budget)?)
+                Err(self.shortfall(estimated, user_limit.then_some(caller), &budget)?)
             }
         }
     }

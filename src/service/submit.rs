@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::batches::{Batches, BudgetShortfall, Idempotency, ServiceError, Submitted};
 use super::view::{EstimateView, ItemEstimateView};
-use crate::domain::ids::{AttemptId, BatchId, UserId};
+use crate::domain::access::Caller;
+use crate::domain::ids::{AttemptId, BatchId};
 use crate::domain::money::MicroUsd;
 use crate::domain::prices::ModelPrice;
 use crate::domain::spec::{BatchSpec, RunMode};
@@ -59,7 +60,7 @@ impl Batches {
     /// nothing is written then.
     pub async fn submit(
         &self,
-        caller: &UserId,
+        caller: &Caller,
         spec: BatchSpec,
         idempotency: Option<Idempotency>,
     ) -> Result<Submitted, ServiceError> {
@@ -83,7 +84,7 @@ impl Batches {
             SubmitOutcome::Replayed(earlier) => Ok(Submitted { batch: earlier, replayed: true }),
             SubmitOutcome::KeyReused => Err(ServiceError::KeyReused),
             SubmitOutcome::OverBudget { user_limit, budget } => {
-                Err(self.shortfall(priced.total, user_limit, &budget)?)
+                Err(self.shortfall(priced.total, user_limit.then_some(caller), &budget)?)
             }
         }
     }
@@ -109,7 +110,7 @@ impl Batches {
 
     fn new_batch(
         &self,
-        caller: &UserId,
+        caller: &Caller,
         priced: &Priced<'_>,
         idempotency: Option<Idempotency>,
         spec: &BatchSpec,
@@ -122,7 +123,8 @@ impl Batches {
         }
         NewBatch {
             id: BatchId::new(self.ids.next()),
-            owner: caller.clone(),
+            owner: caller.user.clone(),
+            user_limit: caller.daily_budget,
             model: spec.model.clone(),
             message: self.remark(priced.model),
             items,
@@ -133,18 +135,20 @@ impl Batches {
         }
     }
 
-    /// The refusal of what does not fit, with what is left.
+    /// The refusal of what does not fit everyone's limit, or that of `user`; with what is left.
     pub(super) fn shortfall(
         &self,
         estimated_cost: MicroUsd,
-        user_limit: bool,
+        user: Option<&Caller>,
         budget: &BudgetRow,
     ) -> Result<ServiceError, ServiceError> {
-        let limit = if user_limit { self.rules.limits.user } else { self.rules.limits.everyone };
+        let limits = self.rules.limits;
+        let limit = user.map_or(limits.everyone, |user| limits.with_user(user.daily_budget).user);
         let daily_limit = limit.unwrap_or(MicroUsd::MAX);
         let remaining = daily_limit.minus(budget.spent.plus(budget.reserved)?)?.or_zero();
         let resets_at = budget.day.end();
-        let shortfall = BudgetShortfall { estimated_cost, remaining, daily_limit, resets_at, user_limit };
+        let shortfall =
+            BudgetShortfall { estimated_cost, remaining, daily_limit, resets_at, user_limit: user.is_some() };
         Ok(ServiceError::BudgetExceeded(shortfall))
     }
 }

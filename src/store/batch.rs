@@ -14,6 +14,8 @@ use crate::domain::time::Timestamp;
 pub(super) struct OpenBatch {
     pub(super) owner: String,
     pub(super) cancelled: bool,
+    /// The user's limit under which it was admitted, where that is not the service's.
+    pub(super) user_limit: Option<MicroUsd>,
     /// Open pictures count as queued here.
     pub(super) counts: Counts,
     pub(super) actual_cost: i64,
@@ -61,7 +63,7 @@ impl Store {
     ) -> Result<Option<OpenBatch>, StoreError> {
         let sql = "UPDATE batches SET last_event = last_event WHERE id = $1
                    RETURNING owner, last_event, cancelled_at, total, completed, failed, cancelled, actual_cost,
-                     unknown_cost";
+                     unknown_cost, user_limit";
         let row = sqlx::query(sql)
             .bind(batch.to_string())
             .fetch_optional(connection)
@@ -74,6 +76,7 @@ impl Store {
         Ok(Some(OpenBatch {
             owner: row.text("owner")?,
             cancelled: row.optional_int("cancelled_at")?.is_some(),
+            user_limit: row.optional_int("user_limit")?.map(MicroUsd::from_micros),
             counts: Counts { total, queued, running: 0, completed, failed, cancelled },
             actual_cost: row.int("actual_cost")?,
             unknown_cost: row.int("unknown_cost")?,

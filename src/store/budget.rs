@@ -29,6 +29,14 @@ pub struct Limits {
     pub user: Option<MicroUsd>,
 }
 
+impl Limits {
+    /// The same, with a user's own limit in place of the one of each user, if there is one.
+    #[must_use]
+    pub fn with_user(self, own: Option<MicroUsd>) -> Self {
+        Self { user: own.or(self.user), ..self }
+    }
+}
+
 /// One scope as it is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BudgetRow {

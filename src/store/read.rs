@@ -134,11 +134,15 @@ impl Store {
         self.batch_of(&mut pooled, batch, owner).await
     }
 
-    /// The owner's batches, newest first.
+    /// The owner's batches, or everyone's; newest first.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn list_batches(&self, owner: &UserId, filter: &BatchFilter) -> Result<Vec<BatchRow>, StoreError> {
+    pub async fn list_batches(
+        &self,
+        owner: Option<&UserId>,
+        filter: &BatchFilter,
+    ) -> Result<Vec<BatchRow>, StoreError> {
         let touched = "EXISTS (SELECT 1 FROM images m WHERE m.batch_id = batches.id AND m.state <> 'queued')";
         let state = match filter.state {
             None => "$4 = ''".to_owned(),
@@ -146,13 +150,14 @@ impl Store {
             Some(BatchState::Running) => format!("$4 <> '' AND state = 'running' AND {touched}"),
             Some(_) => "state = $4".to_owned(),
         };
+        let whose = if owner.is_some() { "owner = $1" } else { "$1 = ''" };
         let sql = format!(
-            "SELECT {BATCH_COLUMNS} FROM batches WHERE owner = $1 AND id < $2 AND {state} ORDER BY id DESC LIMIT $3"
+            "SELECT {BATCH_COLUMNS} FROM batches WHERE {whose} AND id < $2 AND {state} ORDER BY id DESC LIMIT $3"
         );
         // `bau` sorts behind every `bat_…`.
         let before = filter.before.map_or_else(|| "bau".to_owned(), |batch| batch.to_string());
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
-            .bind(owner.as_str())
+            .bind(owner.map_or("", UserId::as_str))
             .bind(before)
             .bind(i64::from(filter.limit))
             .bind(filter.state.map_or("", BatchState::as_str))

@@ -47,6 +47,8 @@ pub struct NewRetry {
     pub owner: UserId,
     /// The pictures to try again; those that others have taken up meanwhile are left to them.
     pub attempts: Vec<FreshAttempt>,
+    /// The limit of its owner's day, where that is not the service's for each user.
+    pub user_limit: Option<MicroUsd>,
     /// When it came in.
     pub at: Timestamp,
     /// The client's name for the retry, and the hash of what it asked for.
@@ -127,6 +129,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; nothing was written then.
     pub async fn retry(&self, retry: &NewRetry, limits: &Limits) -> Result<RetryOutcome, StoreError> {
+        let limits = &limits.with_user(retry.user_limit);
         let outcome: RetryOutcome = transaction!(
             self,
             |connection| self.retry_in(connection, retry, limits).await,
@@ -174,10 +177,12 @@ impl Store {
         batch.counts.queued += again;
         batch.events.push(Event::Started { total: again });
         self.write_batch(connection, retry.batch, &mut batch, retry.at).await?;
-        let sql = "UPDATE batches SET finished_at = NULL, estimated_cost = estimated_cost + $2 WHERE id = $1";
+        let sql = "UPDATE batches SET finished_at = NULL, estimated_cost = estimated_cost + $2, user_limit = $3
+                   WHERE id = $1";
         sqlx::query(sql)
             .bind(retry.batch.to_string())
             .bind(total.micros())
+            .bind(retry.user_limit.map(MicroUsd::micros))
             .execute(&mut *connection)
             .await
             .map_err(|error| self.error(error))?;

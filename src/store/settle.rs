@@ -289,6 +289,8 @@ impl SettleRun<'_> {
         if !store.reserve(&mut *self.connection, EVERYONE, today, amount, limits.everyone).await? {
             return Ok(false);
         }
+        let batch = self.batches.get(&request.job.claim.image.batch);
+        let limits = limits.with_user(batch.and_then(|batch| batch.user_limit));
         if store.reserve(&mut *self.connection, &user, today, amount, limits.user).await? {
             return Ok(true);
         }

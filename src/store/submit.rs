@@ -38,6 +38,8 @@ pub struct NewBatch {
     pub estimated_cost: MicroUsd,
     /// When it came in.
     pub at: Timestamp,
+    /// The limit of its owner's day, where that is not the service's for each user.
+    pub user_limit: Option<MicroUsd>,
     /// The client's name for the submission, and the hash of what it asked for.
     pub idempotency: Option<(String, String)>,
     /// Keys of batches accepted before this time are forgotten.
@@ -102,6 +104,7 @@ impl Store {
     /// [`StoreError::LockWait`] while a submission with the same key is being taken in; else
     /// [`StoreError`]. Nothing was written then.
     pub async fn submit(&self, batch: &NewBatch, limits: &Limits) -> Result<SubmitOutcome, StoreError> {
+        let limits = &limits.with_user(batch.user_limit);
         let outcome: SubmitOutcome =
             transaction!(self, |connection| self.submit_in(connection, batch, limits).await, |outcome| *outcome
                 == SubmitOutcome::Accepted)?;
@@ -161,8 +164,9 @@ impl Store {
         let (key, hash) = batch.idempotency.as_ref().map_or((None, None), |(key, hash)| (Some(key), Some(hash)));
         let total: usize = batch.items.iter().map(|item| item.attempts.len()).sum();
         let sql = "INSERT INTO batches (id, owner, model, state, created_at, message, last_event, total, completed,
-                     failed, cancelled, estimated_cost, actual_cost, unknown_cost, idempotency_key, request_hash)
-                   VALUES ($1, $2, $3, $4, $5, $6, 1, $7, 0, 0, 0, $8, 0, 0, $9, $10)
+                     failed, cancelled, estimated_cost, actual_cost, unknown_cost, idempotency_key, request_hash,
+                     user_limit)
+                   VALUES ($1, $2, $3, $4, $5, $6, 1, $7, 0, 0, 0, $8, 0, 0, $9, $10, $11)
                    ON CONFLICT (owner, idempotency_key) DO NOTHING";
         let inserted = sqlx::query(sql)
             .bind(batch.id.to_string())
@@ -175,6 +179,7 @@ impl Store {
             .bind(batch.estimated_cost.micros())
             .bind(key)
             .bind(hash)
+            .bind(batch.user_limit.map(MicroUsd::micros))
             .execute(&mut *connection)
             .await
             .map_err(|error| self.error(error))?;

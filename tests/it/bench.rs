@@ -74,6 +74,7 @@ impl Bench {
             items,
             estimated_cost: RESERVE.times(rows * variants).unwrap(),
             at: self.clock.now(),
+            user_limit: None,
             idempotency: None,
             forget_keys_before: Timestamp::from_millis(0),
         }

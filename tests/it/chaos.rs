@@ -165,6 +165,7 @@ fn retry(bench: &Bench, batch: BatchId, owner: &UserId, rows: u32, idempotency: 
         owner: owner.clone(),
         attempts: images.map(fresh).collect(),
         at: bench.clock.now(),
+        user_limit: None,
         idempotency,
         forget_keys_before: Timestamp::from_millis(0),
     }

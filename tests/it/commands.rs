@@ -60,7 +60,7 @@ async fn a_demo_that_does_not_fit_the_budget_says_so_and_fails() {
 #[tokio::test]
 async fn a_wrong_configuration_ends_with_64_and_one_line_a_problem() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = Settings::new(folder.path()).with("HOST", "0.0.0.0").with("SHUTDOWN_GRACE", "soon");
+    let settings = Settings::new(folder.path()).with("HOST", "example.com").with("SHUTDOWN_GRACE", "soon");
     let settings = settings.with("REFERENCE_ALLOW", "a b c");
     for arguments in [&[][..], &["serve"], &["demo", "--exit"], &["prices"]] {
         let output = run(&settings, arguments).await;

@@ -277,33 +277,6 @@ async fn an_operator_sees_health_counters_and_the_contract() {
 }
 
 #[tokio::test]
-async fn the_budget_guard_off_admits_what_does_not_fit() {
-    let folder = tempfile::tempdir().unwrap();
-    let settings = Settings::new(folder.path()).with("DAILY_BUDGET_USD", "0.05");
-    let service = settings.start().await;
-    service.post("/images", &batch(2, 1), &[]).await.expect_problem(402, "budget_exceeded");
-    service.kill().await;
-    let service = settings.with("BUDGET_GUARD_ENABLED", "false").start().await;
-    let id = service.submit(&batch(2, 1)).await;
-    assert_eq!(micros(&service.finished(&id).await["actualCost"]), 100_000);
-    assert_eq!(service.get("/budget").await.json()["everyone"]["dailyLimit"], Value::Null);
-}
-
-#[tokio::test]
-async fn a_ledger_turned_on_later_exports_what_was_charged_before() {
-    let folder = tempfile::tempdir().unwrap();
-    let settings = Settings::new(folder.path());
-    let service = settings.start().await;
-    let id = service.submit(&batch(3, 1)).await;
-    service.finished(&id).await;
-    assert_eq!(service.stop().await, Some(0));
-    assert!(!folder.path().join("ledger").exists());
-    let service = settings.with("BUDGET_LEDGER_ENABLED", "true").start().await;
-    assert_eq!(service.stop().await, Some(0));
-    assert_eq!(ledger(folder.path()).len(), 3);
-}
-
-#[tokio::test]
 async fn a_torn_last_line_of_the_ledger_is_cut_and_the_day_goes_on() {
     use std::io::Write as _;
     let folder = tempfile::tempdir().unwrap();

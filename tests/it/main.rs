@@ -9,6 +9,7 @@
     reason = "a test that cannot go on says so by ending, and is a program of its own"
 )]
 
+mod access;
 mod architecture;
 mod assets_gcs;
 mod bench;
@@ -20,6 +21,7 @@ mod cluster;
 mod commands;
 mod contract;
 mod damage;
+mod described;
 mod documents;
 mod engine;
 mod engines;
@@ -52,6 +54,7 @@ mod sse;
 mod stopping;
 mod storage_faults;
 mod store;
+mod switches;
 mod three_instances;
 mod throughput;
 mod uploads;

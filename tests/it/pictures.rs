@@ -66,17 +66,6 @@ async fn an_unfinished_picture_is_not_ready_and_an_unknown_one_not_found() {
 }
 
 #[tokio::test]
-async fn thumbnails_and_streams_can_be_switched_off() {
-    let folder = tempfile::tempdir().unwrap();
-    let settings = Settings::new(folder.path()).with("THUMBNAILS_ENABLED", "false").with("SSE_ENABLED", "false");
-    let service = settings.start().await;
-    let id = service.submit(&batch(1, 1)).await;
-    let view = service.finished(&id).await;
-    assert_eq!(view["items"][0]["images"][0]["thumbnailUrl"], Value::Null);
-    service.get(&format!("/images/{id}/events")).await.expect_problem(404, "feature_disabled");
-}
-
-#[tokio::test]
 async fn a_stream_is_on_both_paths_and_takes_its_place_from_header_or_query() {
     let folder = tempfile::tempdir().unwrap();
     let service = Settings::new(folder.path()).start().await;

@@ -22,6 +22,10 @@ pub fn check_retry(body: &[u8]) -> Result<Option<Vec<ErrorCode>>, Vec<Fault>> {
     }
     let mut faults = Faults::default();
     let value = json::read(body, 1, &mut faults).map_err(|reason| vec![Fault::in_body(String::new(), reason)])?;
+    if value.is_null() {
+        faults.finish()?;
+        return Ok(None);
+    }
     let root = At::Root;
     let codes = match Fields::of(&value, &root, RETRY, &mut faults) {
         Ok(fields) => fields.get("codes").map(|(value, at)| codes(value, &at, &mut faults)),

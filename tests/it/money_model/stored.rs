@@ -204,6 +204,7 @@ impl Stored {
             items: (1..=rows).map(item).collect(),
             estimated_cost: money(price).times(rows * variants).unwrap(),
             at: process.clock.now(),
+            user_limit: None,
             idempotency: None,
             forget_keys_before: Timestamp::from_millis(0),
         };
@@ -284,6 +285,7 @@ impl Stored {
             owner,
             attempts: failed.iter().map(|failed| fresh(failed.key)).collect(),
             at: process.clock.now(),
+            user_limit: None,
             idempotency: None,
             forget_keys_before: Timestamp::from_millis(0),
         };

@@ -156,7 +156,7 @@ impl Store {
         if batch.cancelled {
             return Ok(RetryOutcome::Cancelled);
         }
-        let turn = self.turn_served(connection, &retry.owner, retry.at).await?;
+        let turn = self.turn_served(connection, &retry.owner).await?;
         let numbers = self.attempt_numbers(connection, retry.batch).await?;
         let (mut again, mut total) = (0, MicroUsd::ZERO);
         for attempts in retry.attempts.chunks(ROWS_A_STATEMENT) {

@@ -116,8 +116,10 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn find_submission(&self, batch: &NewBatch) -> Result<Option<SubmitOutcome>, StoreError> {
-        let mut connection = self.readers.acquire().await.map_err(|error| self.error(error))?;
-        self.find_key(&mut connection, batch).await
+        let mut lent = self.readers.lend().await.map_err(|error| self.error(error))?;
+        let found = self.bounded(self.find_key(&mut lent, batch)).await?;
+        lent.ended();
+        Ok(found)
     }
 
     async fn submit_in(
@@ -243,7 +245,7 @@ impl Store {
         batch: &NewBatch,
         images: &[NewImage<'_>],
     ) -> Result<(), StoreError> {
-        let served = self.turn_served(connection, &batch.owner, batch.at).await?;
+        let served = self.turn_served(connection, &batch.owner).await?;
         let numbered: Vec<(i64, &NewImage<'_>)> = (served..).zip(images).collect();
         for rows in numbered.chunks(ROWS_A_STATEMENT) {
             let sql = format!(

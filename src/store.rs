@@ -84,6 +84,9 @@ pub enum StoreError {
     /// Another transaction held what this one needs for too long. Nothing was written.
     #[error("waited too long for a lock")]
     LockWait,
+    /// A request with the same key is being taken in. Nothing was written.
+    #[error("a request with the same key is being taken in")]
+    KeyInUse,
     /// A row holds what this program does not understand.
     #[error("unreadable row: {0}")]
     Corrupt(String),
@@ -107,6 +110,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Where the lock that was waited for is that of a client's key: another request has it.
+    fn of_key(self, is_keyed: bool) -> Self {
+        match self {
+            Self::LockWait if is_keyed => Self::KeyInUse,
+            error => error,
+        }
+    }
+
     fn corrupt(what: impl std::fmt::Display) -> Self {
         Self::Corrupt(what.to_string())
     }
@@ -119,9 +130,12 @@ impl StoreError {
                 error.as_database_error().is_none_or(|error| error.code().is_some_and(|code| dialect::is_outage(&code)))
             }
             Self::LockWait | Self::Full(_) | Self::ReadOnly(_) | Self::Locked(_) => true,
-            Self::Corrupt(_) | Self::Migration(_) | Self::InUse(_) | Self::LockFile { .. } | Self::UnknownEngine => {
-                false
-            }
+            Self::KeyInUse
+            | Self::Corrupt(_)
+            | Self::Migration(_)
+            | Self::InUse(_)
+            | Self::LockFile { .. }
+            | Self::UnknownEngine => false,
         }
     }
 }

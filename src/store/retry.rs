@@ -125,7 +125,7 @@ impl Store {
     /// Puts failed pictures back into the queue, if their money fits both limits.
     ///
     /// # Errors
-    /// [`StoreError`]; nothing was written then.
+    /// [`StoreError::KeyInUse`] while a retry with a key is being taken in; else [`StoreError`]. Nothing was written then.
     pub async fn retry(&self, retry: &NewRetry, limits: &Limits) -> Result<RetryOutcome, StoreError> {
         let outcome: RetryOutcome = transaction!(
             self,
@@ -144,7 +144,9 @@ impl Store {
         retry: &NewRetry,
         limits: &Limits,
     ) -> Result<RetryOutcome, StoreError> {
-        let Some(mut batch) = self.hold_batch(connection, retry.batch).await? else {
+        // A retry with the same key is one of the same batch, and has its row.
+        let held = self.hold_batch(connection, retry.batch).await;
+        let Some(mut batch) = held.map_err(|error| error.of_key(retry.idempotency.is_some()))? else {
             return Ok(RetryOutcome::NotFound);
         };
         if batch.owner != retry.owner.as_str() {

@@ -99,7 +99,7 @@ impl Store {
     /// Accepts `batch` if its money fits both limits.
     ///
     /// # Errors
-    /// [`StoreError::LockWait`] while a submission with the same key is being taken in; else
+    /// [`StoreError::KeyInUse`] while a submission with the same key is being taken in; else
     /// [`StoreError`]. Nothing was written then.
     pub async fn submit(&self, batch: &NewBatch, limits: &Limits) -> Result<SubmitOutcome, StoreError> {
         let outcome: SubmitOutcome =
@@ -128,7 +128,8 @@ impl Store {
         batch: &NewBatch,
         limits: &Limits,
     ) -> Result<SubmitOutcome, StoreError> {
-        if let Some(earlier) = self.insert_batch(connection, batch).await? {
+        let inserted = self.insert_batch(connection, batch).await;
+        if let Some(earlier) = inserted.map_err(|error| error.of_key(batch.idempotency.is_some()))? {
             return Ok(earlier);
         }
         self.insert_items(connection, batch).await?;

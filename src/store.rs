@@ -22,6 +22,7 @@ mod jobs;
 mod keys;
 mod leases;
 mod ledger;
+mod pool;
 mod read;
 mod reading;
 mod relay;
@@ -37,7 +38,7 @@ use std::fs::{File, TryLockError};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use sqlx::{AnyConnection, AnyPool, Connection as _};
+use sqlx::{AnyConnection, Connection as _};
 
 pub use self::batch::FinishedBatch;
 pub use self::budget::{BudgetRow, EVERYONE, Limits, user_scope};
@@ -57,6 +58,7 @@ pub use self::work::Beats;
 
 use self::day::Anchor;
 use self::dialect::{Dialect, LOCK_WAIT, Trouble};
+use self::pool::Pool;
 use self::reading::Still;
 use crate::clock::Clock;
 use crate::domain::time::{Day, Timestamp};
@@ -84,6 +86,9 @@ pub enum StoreError {
     /// Another transaction held what this one needs for too long. Nothing was written.
     #[error("waited too long for a lock")]
     LockWait,
+    /// A request with the same key is being taken in. Nothing was written.
+    #[error("a request with the same key is being taken in")]
+    KeyInUse,
     /// A row holds what this program does not understand.
     #[error("unreadable row: {0}")]
     Corrupt(String),
@@ -107,6 +112,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Where the lock that was waited for is that of a client's key: another request has it.
+    fn of_key(self, is_keyed: bool) -> Self {
+        match self {
+            Self::LockWait if is_keyed => Self::KeyInUse,
+            error => error,
+        }
+    }
+
     fn corrupt(what: impl std::fmt::Display) -> Self {
         Self::Corrupt(what.to_string())
     }
@@ -119,9 +132,12 @@ impl StoreError {
                 error.as_database_error().is_none_or(|error| error.code().is_some_and(|code| dialect::is_outage(&code)))
             }
             Self::LockWait | Self::Full(_) | Self::ReadOnly(_) | Self::Locked(_) => true,
-            Self::Corrupt(_) | Self::Migration(_) | Self::InUse(_) | Self::LockFile { .. } | Self::UnknownEngine => {
-                false
-            }
+            Self::KeyInUse
+            | Self::Corrupt(_)
+            | Self::Migration(_)
+            | Self::InUse(_)
+            | Self::LockFile { .. }
+            | Self::UnknownEngine => false,
         }
     }
 }
@@ -130,8 +146,8 @@ impl StoreError {
 pub struct Store {
     dialect: Dialect,
     clock: Arc<dyn Clock>,
-    writers: AnyPool,
-    readers: AnyPool,
+    writers: Pool,
+    readers: Pool,
     hints: Hints,
     anchor: Anchor,
     /// Held for as long as the process works on an embedded database.
@@ -141,7 +157,7 @@ pub struct Store {
 }
 
 /// Runs `$body` in one transaction, again if it collides with another one. A value for which
-/// `$keep` is false is returned too, and the transaction rolled back.
+/// `$keep` is false is returned too, and the transaction rolled back. Each try has `$span`.
 ///
 /// After any other error the connection is closed: an engine that failed to commit or to roll back
 /// (a full disk does that) leaves one behind that can begin nothing.
@@ -149,31 +165,41 @@ macro_rules! transaction {
     ($store:expr, |$connection:ident| $body:expr) => {
         transaction!($store, |$connection| $body, |_| true)
     };
-    ($store:expr, |$connection:ident| $body:expr, $keep:expr) => {{
+    ($store:expr, |$connection:ident| $body:expr, $keep:expr) => {
+        transaction!($store, within $crate::store::pool::TRANSACTION, |$connection| $body, $keep)
+    };
+    ($store:expr, within $span:expr, |$connection:ident| $body:expr, $keep:expr) => {{
         let mut collisions = 0;
         loop {
-            let mut pooled = $store.writers.acquire().await.map_err(|error| $store.error(error))?;
-            let result = match sqlx::Connection::begin_with(&mut *pooled, $store.dialect.begin()).await {
-                Err(error) => Err($store.error(error)),
-                Ok(mut transaction) => {
-                    let $connection: &mut sqlx::AnyConnection = &mut transaction;
-                    let result: Result<_, $crate::store::StoreError> = async { $body }.await;
-                    let ended = match &result {
-                        Ok(value) if $crate::store::decide_by($keep, value) => transaction.commit().await,
-                        _ => transaction.rollback().await,
-                    };
-                    result.and_then(|value| ended.map(|()| value).map_err(|error| $store.error(error)))
+            let mut lent = $store.writers.lend().await.map_err(|error| $store.error(error))?;
+            let work = async {
+                match sqlx::Connection::begin_with(&mut *lent, $store.dialect.begin()).await {
+                    Err(error) => Err($store.error(error)),
+                    Ok(mut transaction) => {
+                        let $connection: &mut sqlx::AnyConnection = &mut transaction;
+                        let result: Result<_, $crate::store::StoreError> = async { $body }.await;
+                        let ended = match &result {
+                            Ok(value) if $crate::store::decide_by($keep, value) => transaction.commit().await,
+                            _ => transaction.rollback().await,
+                        };
+                        result.and_then(|value| ended.map(|()| value).map_err(|error| $store.error(error)))
+                    }
                 }
             };
+            let result = $store.writers.within($span, work).await.map_err(|error| $store.error(error)).flatten();
             match result {
                 Err(error) if collisions < $crate::store::MAX_COLLISIONS && $store.is_collision(&error) => {
+                    lent.ended();
                     collisions += 1;
                 }
                 Err(error) => {
-                    pooled.close_on_drop();
+                    lent.spoilt();
                     break Err(error);
                 }
-                result => break result,
+                result => {
+                    lent.ended();
+                    break result;
+                }
             }
         }
     }};
@@ -237,20 +263,21 @@ impl Store {
             Some(options) => options.connect(url).await.map_err(StoreError::Unavailable)?,
             None => writers.clone(),
         };
+        let is_remote = dialect.is_remote();
         let mut store = Self {
             dialect,
             anchor: Anchor::new(clock.now(), clock.monotonic()),
             clock,
-            writers,
-            readers,
+            writers: Pool::new(writers, is_remote),
+            readers: Pool::new(readers, is_remote),
             hints: Hints::new(dialect == Dialect::Postgres),
             _lock: file,
             still: None,
         };
-        let mut connection = store.readers.acquire().await.map_err(StoreError::Unavailable)?;
-        let wall = store.wall_clock(&mut connection).await?;
+        let mut lent = store.readers.lend().await.map_err(StoreError::Unavailable)?;
+        let wall = store.bounded(store.wall_clock(&mut lent)).await?;
+        lent.ended();
         store.anchor = Anchor::new(wall, store.clock.monotonic());
-        drop(connection);
         Ok(store)
     }
 
@@ -291,6 +318,11 @@ impl Store {
     pub async fn close(&self) {
         self.readers.close().await;
         self.writers.close().await;
+    }
+
+    /// What reading on one connection gives, if it does in time.
+    async fn bounded<T>(&self, read: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
+        self.readers.within(pool::TRANSACTION, read).await.map_err(|error| self.error(error)).flatten()
     }
 
     /// The UTC day of the database's clock, as long as that does not jump.

@@ -18,6 +18,10 @@ use crate::service::execute::{Executor, Signals, Slot};
 /// How often the queue is looked at, in case a wake-up was lost.
 pub const POLL: Duration = Duration::from_secs(5);
 
+/// Pictures whose call was answered and whose end is not written yet. While there are so many, none is claimed: what
+/// cannot be settled must not become more and more, as a kill would charge what was not stored at its reserve.
+pub const MOST_ENDING: usize = 64;
+
 /// A picture's task died of a fault in this program.
 #[derive(Debug, thiserror::Error)]
 #[error("the task of a picture panicked")]
@@ -28,6 +32,8 @@ pub struct Worker {
     executor: Arc<Executor>,
     claims: Arc<Claims>,
     slots: Arc<Semaphore>,
+    /// Pictures that are worked on at most, from their claim to their written end.
+    most: usize,
     freed: Arc<Notify>,
     poll: Duration,
 }
@@ -75,8 +81,9 @@ impl Worker {
     /// It looks at the queue whenever it is told to, and every `poll`: [`POLL`], but for tests.
     #[must_use]
     pub fn new(executor: Arc<Executor>, claims: Arc<Claims>, concurrency: u32, poll: Duration) -> Self {
-        let slots = Arc::new(Semaphore::new((concurrency + concurrency / 4) as usize));
-        Self { executor, claims, slots, freed: Arc::default(), poll }
+        let places = (concurrency + concurrency / 4) as usize;
+        let (slots, most) = (Arc::new(Semaphore::new(places)), places + MOST_ENDING);
+        Self { executor, claims, slots, most, freed: Arc::default(), poll }
     }
 
     /// Works until `signals.draining`, then ends what is under way and gives the rest back.
@@ -103,7 +110,7 @@ impl Worker {
         let mut cancels = self.claims.cancels();
         while !signals.draining.is_cancelled() && in_flight.died.is_none() {
             self.take_up(&mut in_flight, signals, look).await;
-            let full = self.slots.available_permits() == 0;
+            let full = self.room(&in_flight) == 0;
             let InFlight { tasks, claims, .. } = &mut in_flight;
             let is_ours = |batch| claims.keys().any(|claim| claim.image.batch == batch);
             let ended = tokio::select! {
@@ -138,7 +145,7 @@ impl Worker {
         {
             tracing::warn!(%error, "cannot look for claims that were left behind or lost");
         }
-        let room = u32::try_from(self.slots.available_permits()).unwrap_or(u32::MAX);
+        let room = self.room(in_flight);
         if room == 0 || !self.claims.may_start() || !self.executor.admission.takes_work().await {
             return;
         }
@@ -153,6 +160,12 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// How many pictures may be claimed.
+    fn room(&self, in_flight: &InFlight) -> u32 {
+        let room = self.slots.available_permits().min(self.most.saturating_sub(in_flight.claims.len()));
+        u32::try_from(room).unwrap_or(u32::MAX)
     }
 
     /// Compares what is worked on with what is claimed.

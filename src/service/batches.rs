@@ -146,6 +146,7 @@ impl Batches {
 impl From<StoreError> for ServiceError {
     fn from(error: StoreError) -> Self {
         match error {
+            StoreError::KeyInUse => Self::KeyInProgress,
             StoreError::Unavailable(_)
             | StoreError::LockWait
             | StoreError::Full(_)

@@ -5,7 +5,7 @@ use super::submit::IDEMPOTENCY_KEPT;
 use crate::domain::access::Caller;
 use crate::domain::ids::{AttemptId, BatchId};
 use crate::domain::state::ErrorCode;
-use crate::store::{FailedImage, FreshAttempt, NewRetry, RetryOutcome, StoreError};
+use crate::store::{FailedImage, FreshAttempt, NewRetry, RetryOutcome};
 
 /// An accepted retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,11 +45,7 @@ impl Batches {
             idempotency: idempotency.map(|given| (given.key, given.request_hash)),
             forget_keys_before: self.clock.now().min(self.store.steady_now()).before(IDEMPOTENCY_KEPT),
         };
-        let keyed = retry.idempotency.is_some();
-        let outcome = self.store.retry(&retry, &self.rules.limits).await.map_err(|error| match error {
-            StoreError::LockWait if keyed => ServiceError::KeyInProgress,
-            error => error.into(),
-        })?;
+        let outcome = self.store.retry(&retry, &self.rules.limits).await?;
         match outcome {
             RetryOutcome::Accepted(pictures) => {
                 tracing::info!(%batch, pictures, "batch retried");

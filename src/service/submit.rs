@@ -9,7 +9,7 @@ use crate::domain::ids::{AttemptId, BatchId};
 use crate::domain::money::MicroUsd;
 use crate::domain::prices::ModelPrice;
 use crate::domain::spec::{BatchSpec, RunMode};
-use crate::store::{BudgetRow, NewBatch, NewItem, StoreError, SubmitOutcome};
+use crate::store::{BudgetRow, NewBatch, NewItem, SubmitOutcome};
 
 /// How long an idempotency key is remembered.
 pub(super) const IDEMPOTENCY_KEPT: Duration = Duration::from_hours(24);
@@ -65,13 +65,9 @@ impl Batches {
         idempotency: Option<Idempotency>,
     ) -> Result<Submitted, ServiceError> {
         let priced = self.price(&spec)?;
-        let keyed = idempotency.is_some();
         let batch = self.new_batch(caller, &priced, idempotency, &spec);
         let outcome = if self.rules.live {
-            self.store.submit(&batch, &self.rules.limits).await.map_err(|error| match error {
-                StoreError::LockWait if keyed => ServiceError::KeyInProgress,
-                error => error.into(),
-            })?
+            self.store.submit(&batch, &self.rules.limits).await?
         } else {
             self.store.find_submission(&batch).await?.ok_or(ServiceError::LiveDisabled)?
         };

@@ -171,7 +171,9 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn load_budget(&self, scope: &str) -> Result<BudgetRow, StoreError> {
-        let mut connection = self.readers.acquire().await.map_err(|error| self.error(error))?;
-        self.budget_in(&mut connection, scope).await
+        let mut lent = self.readers.lend().await.map_err(|error| self.error(error))?;
+        let row = self.bounded(self.budget_in(&mut lent, scope)).await?;
+        lent.ended();
+        Ok(row)
     }
 }

@@ -46,6 +46,11 @@ impl Dialect {
         }
     }
 
+    /// Whether a network lies between, which can fall silent.
+    pub(super) fn is_remote(self) -> bool {
+        self == Self::Postgres
+    }
+
     /// Opens a transaction that may write. SQLite takes its one write lock at once, so that a
     /// transaction never fails half-way for want of it.
     pub(super) const fn begin(self) -> &'static str {

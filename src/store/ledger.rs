@@ -9,6 +9,7 @@ use bytes::Bytes;
 use sqlx::AnyConnection;
 
 use super::budget::{BudgetMove, EVERYONE, user_scope};
+use super::pool::IMPORT;
 use super::restored::OpenBatches;
 use super::rows::{Columns as _, to_json};
 use super::{Store, StoreError, transaction};
@@ -216,7 +217,7 @@ impl Store {
         seen: DayState<'_>,
         ids: &dyn IdSource,
     ) -> Result<Option<u64>, StoreError> {
-        transaction!(self, |connection| {
+        transaction!(self, within IMPORT, |connection| {
             let mut batches = self.hold_open_batches(connection, lines).await?;
             if !self.hold_day_as(connection, day, seen).await? {
                 return Ok(None);
@@ -226,7 +227,7 @@ impl Store {
                 self.write_batch(connection, id, &mut batch, self.clock.now()).await?;
             }
             Ok(Some(new))
-        })
+        }, |_| true)
     }
 
     /// Forgets what was exported of `day`, whose object is gone, so that all of it is exported anew; if `pending` still

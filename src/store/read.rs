@@ -130,8 +130,10 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn load_batch(&self, batch: BatchId, owner: &UserId) -> Result<Option<BatchRow>, StoreError> {
-        let mut pooled = self.readers.acquire().await.map_err(|error| self.error(error))?;
-        self.batch_of(&mut pooled, batch, owner).await
+        let mut lent = self.readers.lend().await.map_err(|error| self.error(error))?;
+        let found = self.bounded(self.batch_of(&mut lent, batch, owner)).await?;
+        lent.ended();
+        Ok(found)
     }
 
     /// The owner's batches, or everyone's; newest first.
@@ -179,9 +181,9 @@ impl Store {
         after: u32,
         limit: u32,
     ) -> Result<Option<(BatchRow, Vec<ItemRow>)>, StoreError> {
-        let mut pooled = self.readers.acquire().await.map_err(|error| self.error(error))?;
+        let mut lent = self.readers.lend().await.map_err(|error| self.error(error))?;
         let page = async {
-            let mut snapshot = sqlx::Connection::begin_with(&mut *pooled, self.dialect.snapshot())
+            let mut snapshot = sqlx::Connection::begin_with(&mut *lent, self.dialect.snapshot())
                 .await
                 .map_err(|error| self.error(error))?;
             let page = match self.batch_of(&mut snapshot, batch, owner).await? {
@@ -190,10 +192,11 @@ impl Store {
             };
             snapshot.rollback().await.map_err(|error| self.error(error))?;
             Ok(page)
-        }
-        .await;
-        if page.is_err() {
-            pooled.close_on_drop();
+        };
+        let page = self.bounded(page).await;
+        match page {
+            Ok(_) => lent.ended(),
+            Err(_) => lent.spoilt(),
         }
         page
     }

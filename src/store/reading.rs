@@ -14,6 +14,7 @@ use sqlx::{AnyConnection, Connection as _};
 
 use super::day::Anchor;
 use super::dialect::{Dialect, LOCK_WAIT};
+use super::pool::Pool;
 use super::{Hints, Store, StoreError};
 use crate::clock::Clock;
 
@@ -82,6 +83,7 @@ impl Store {
         let first = tokio::time::timeout(LOCK_WAIT, first).await;
         first.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(StoreError::Unavailable)?;
         let readers = dialect.only_readers().connect(&url).await.map_err(StoreError::Unavailable)?;
+        let readers = Pool::new(readers, dialect.is_remote());
         Ok(Self {
             dialect,
             anchor: Anchor::new(clock.now(), clock.monotonic()),

@@ -87,7 +87,8 @@ impl Store {
     /// Listens on one connection, until it is silent.
     async fn listen(&self, url: &str, me: &str) -> Result<(), sqlx::Error> {
         let mut listener = PgListener::connect(url).await?;
-        listener.listen(CHANNEL).await?;
+        let listening = tokio::time::timeout(SILENCE, listener.listen(CHANNEL)).await;
+        listening.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
         // Whatever happened before this moment was not heard.
         self.hints.wake(&News::everything());
         loop {

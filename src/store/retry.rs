@@ -127,7 +127,7 @@ impl Store {
     /// Puts failed pictures back into the queue, if their money fits both limits.
     ///
     /// # Errors
-    /// [`StoreError`]; nothing was written then.
+    /// [`StoreError::KeyInUse`] while a retry with a key is being taken in; else [`StoreError`]. Nothing was written then.
     pub async fn retry(&self, retry: &NewRetry, limits: &Limits) -> Result<RetryOutcome, StoreError> {
         let limits = &limits.with_user(retry.user_limit);
         let outcome: RetryOutcome = transaction!(
@@ -147,7 +147,9 @@ impl Store {
         retry: &NewRetry,
         limits: &Limits,
     ) -> Result<RetryOutcome, StoreError> {
-        let Some(mut batch) = self.hold_batch(connection, retry.batch).await? else {
+        // A retry with the same key is one of the same batch, and has its row.
+        let held = self.hold_batch(connection, retry.batch).await;
+        let Some(mut batch) = held.map_err(|error| error.of_key(retry.idempotency.is_some()))? else {
             return Ok(RetryOutcome::NotFound);
         };
         if batch.owner != retry.owner.as_str() {
@@ -159,7 +161,7 @@ impl Store {
         if batch.cancelled {
             return Ok(RetryOutcome::Cancelled);
         }
-        let turn = self.turn_served(connection, &retry.owner, retry.at).await?;
+        let turn = self.turn_served(connection, &retry.owner).await?;
         let numbers = self.attempt_numbers(connection, retry.batch).await?;
         let (mut again, mut total) = (0, MicroUsd::ZERO);
         for attempts in retry.attempts.chunks(ROWS_A_STATEMENT) {

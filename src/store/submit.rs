@@ -101,7 +101,7 @@ impl Store {
     /// Accepts `batch` if its money fits both limits.
     ///
     /// # Errors
-    /// [`StoreError::LockWait`] while a submission with the same key is being taken in; else
+    /// [`StoreError::KeyInUse`] while a submission with the same key is being taken in; else
     /// [`StoreError`]. Nothing was written then.
     pub async fn submit(&self, batch: &NewBatch, limits: &Limits) -> Result<SubmitOutcome, StoreError> {
         let limits = &limits.with_user(batch.user_limit);
@@ -119,8 +119,10 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn find_submission(&self, batch: &NewBatch) -> Result<Option<SubmitOutcome>, StoreError> {
-        let mut connection = self.readers.acquire().await.map_err(|error| self.error(error))?;
-        self.find_key(&mut connection, batch).await
+        let mut lent = self.readers.lend().await.map_err(|error| self.error(error))?;
+        let found = self.bounded(self.find_key(&mut lent, batch)).await?;
+        lent.ended();
+        Ok(found)
     }
 
     async fn submit_in(
@@ -129,7 +131,8 @@ impl Store {
         batch: &NewBatch,
         limits: &Limits,
     ) -> Result<SubmitOutcome, StoreError> {
-        if let Some(earlier) = self.insert_batch(connection, batch).await? {
+        let inserted = self.insert_batch(connection, batch).await;
+        if let Some(earlier) = inserted.map_err(|error| error.of_key(batch.idempotency.is_some()))? {
             return Ok(earlier);
         }
         self.insert_items(connection, batch).await?;
@@ -248,7 +251,7 @@ impl Store {
         batch: &NewBatch,
         images: &[NewImage<'_>],
     ) -> Result<(), StoreError> {
-        let served = self.turn_served(connection, &batch.owner, batch.at).await?;
+        let served = self.turn_served(connection, &batch.owner).await?;
         let numbered: Vec<(i64, &NewImage<'_>)> = (served..).zip(images).collect();
         for rows in numbered.chunks(ROWS_A_STATEMENT) {
             let sql = format!(

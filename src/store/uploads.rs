@@ -57,8 +57,10 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn find_upload(&self, owner: &UserId, key: &UploadKey) -> Result<Option<UploadOutcome>, StoreError> {
-        let mut connection = self.readers.acquire().await.map_err(|error| self.error(error))?;
-        self.find_upload_in(&mut connection, owner, key).await
+        let mut lent = self.readers.lend().await.map_err(|error| self.error(error))?;
+        let found = self.bounded(self.find_upload_in(&mut lent, owner, key)).await?;
+        lent.ended();
+        Ok(found)
     }
 
     /// Makes stored `pictures` the owner's, under the client's name for the upload.

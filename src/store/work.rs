@@ -120,12 +120,7 @@ impl Store {
     }
 
     /// The turn of the owner's queue that is being served now.
-    pub(super) async fn turn_served(
-        &self,
-        connection: &mut AnyConnection,
-        owner: &UserId,
-        now: Timestamp,
-    ) -> Result<i64, StoreError> {
+    pub(super) async fn turn_served(&self, connection: &mut AnyConnection, owner: &UserId) -> Result<i64, StoreError> {
         let first = "SELECT turn FROM images WHERE state = 'queued' AND owner = $1";
         let sql = format!(
             "SELECT CAST(COALESCE(({first} AND due <= $2 ORDER BY turn LIMIT 1), ({first} ORDER BY turn LIMIT 1), 0)
@@ -133,7 +128,7 @@ impl Store {
         );
         sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
             .bind(owner.as_str())
-            .bind(now.millis())
+            .bind(self.steady_now().millis())
             .fetch_one(connection)
             .await
             .map_err(|error| self.error(error))

@@ -8,8 +8,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use orchestrator::clock::{Clock as _, FixedClock, SystemClock};
+use orchestrator::domain::ids::UserId;
+use orchestrator::domain::outcome::Outcome;
 use serde_json::{Value, json};
 
+use crate::bench::Bench;
 use crate::books::{ledger, micros, on};
 use crate::engines::{Database, on_both_engines};
 use crate::fake_gemini::{Allowed, FakeGemini, Fault, PICTURE_MICROS, png};
@@ -19,6 +23,7 @@ on_both_engines!(
     a_clock_that_jumps_under_a_running_batch_changes_nothing,
     two_clocks_that_are_days_apart_keep_one_budget,
     a_restart_with_a_clock_that_went_back_does_not_wait_for_it,
+    a_second_try_after_an_unknown_outcome_waits_for_no_clock,
 );
 
 const HOUR: i64 = 3_600;
@@ -214,4 +219,17 @@ async fn a_restart_with_a_clock_that_went_back_does_not_wait_for_it(database: Ar
     let service = paid(clock.on(on(&database)), &provider).start().await;
     let view = service.finished(&id).await;
     assert_eq!((&view["counts"]["completed"], micros(&view["actualCost"])), (&Value::from(3), 3 * PICTURE_MICROS));
+}
+
+async fn a_second_try_after_an_unknown_outcome_waits_for_no_clock(database: Arc<Database>) {
+    let clock = Arc::new(FixedClock::at(SystemClock::new().now()));
+    let bench = Bench::on_clock(&database, clock.clone()).await;
+    bench.submit(1, 1).await;
+    let job = bench.start_one().await;
+    // Ahead by less than what counts as absurd.
+    clock.jump_to(clock.now().after(Duration::from_mins(90)));
+    bench.settle(&job, Outcome::Unknown).await;
+    let now = bench.store.steady_now();
+    let again = bench.store.claim(bench.worker, &UserId::local(), 1, now).await.unwrap();
+    assert_eq!(again.len(), 1, "it waits for an hour and a half");
 }

@@ -50,6 +50,7 @@ mod references;
 mod restored;
 mod retry;
 mod scheduler;
+mod silence;
 mod sse;
 mod stopping;
 mod storage_faults;

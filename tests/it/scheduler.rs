@@ -13,12 +13,14 @@ use orchestrator::provider::gemini::Gemini;
 use orchestrator::provider::{Answer, ImageCall, ImageProvider, ProviderError};
 use orchestrator::service::gate::{GateRules, Reason};
 use orchestrator::store::{EVERYONE, NewBatch, SubmitOutcome};
+use orchestrator::worker::MOST_ENDING;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use sqlx::{AnyConnection, Connection as _};
 
 use crate::bench::{Bench, RESERVE};
 use crate::engine::{Engine, quick};
-use crate::engines::{Database, on_both_engines, on_sqlite};
+use crate::engines::{Database, on_both_engines, on_postgres, on_sqlite};
 use crate::fake_gemini::{Allowed, FakeGemini, Fault, PICTURE_MICROS, png};
 use crate::process::PATIENCE;
 
@@ -334,6 +336,42 @@ async fn honest_limits_are_kept_and_used() {
         eprintln!("{} refused of 900, {took:?} for at least 6.3 s", fake.refused());
         assert!(fake.refused() < 18, "{} of 900 calls were refused", fake.refused());
         assert!(fake.most_at_once() <= 20);
+    })
+    .await;
+}
+
+/// The money's row is locked by another program, so that no end of a call can be written.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_whose_end_cannot_be_written_do_not_become_more_and_more() {
+    on_postgres(async |database| {
+        let bench = Bench::new(&database).await;
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counting = calls.clone();
+        let provider = Scripted(move |_: &ImageCall| {
+            counting.fetch_add(1, Ordering::SeqCst);
+            Err(ProviderError::Refused(ImageError::lasting(ErrorCode::SafetyBlocked, "counted")))
+        });
+        let batch = batch(&bench, "local", 300);
+        submit(&bench, &batch).await;
+        let mut other = AnyConnection::connect(&database.url).await.unwrap();
+        let mut lock = other.begin().await.unwrap();
+        sqlx::query("UPDATE budget SET day = day WHERE scope = 'everyone'").execute(&mut *lock).await.unwrap();
+        let engine = Engine::start(&bench, &database, Arc::new(provider), quick(4));
+        let most = 5 + MOST_ENDING;
+        let deadline = Instant::now() + PATIENCE;
+        while calls.load(Ordering::SeqCst) < most {
+            assert!(Instant::now() < deadline, "{calls:?} calls");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // Several times what the next calls would need.
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert_eq!(calls.load(Ordering::SeqCst), most);
+        }
+        lock.rollback().await.unwrap();
+        finished(&bench, batch.id).await;
+        assert_eq!(calls.load(Ordering::SeqCst), 300);
+        engine.stop().await.unwrap();
     })
     .await;
 }

@@ -218,6 +218,9 @@ async fn a_locked_database_refuses_batches_and_goes_on_by_itself(database: Arc<D
         let sql = "UPDATE budget SET day = day WHERE scope = 'everyone'";
         sqlx::query(sql).execute(&mut *locked).await.unwrap();
         scene.refuses().await;
+        // Nobody else uses the key: it is the money that is locked.
+        let keyed = scene.service.post("/images", &batch(1, 1), &[("idempotency-key", "one")]).await;
+        keyed.expect_problem(503, "unavailable");
         // A start does not need that row: calls go on, and what they cost waits to be settled.
         scene.stands_still().await;
         locked.rollback().await.unwrap();

@@ -19,7 +19,7 @@ impl SettleRun<'_> {
             // The provider did not take the call: it uses up no attempt.
             Next::Wait(until) => (until.millis(), false, close.image.attempts - i64::from(close.image.running)),
             Next::Again(until) => (until.millis(), true, close.image.attempts),
-            Next::AgainReserved => (self.at.millis(), true, close.image.attempts),
+            Next::AgainReserved => (self.store.steady_now().millis(), true, close.image.attempts),
         };
         let (picture, error) = match &close.next {
             Next::Complete(picture) => (Some(to_json(picture)?), None),
@@ -33,9 +33,7 @@ impl SettleRun<'_> {
         // A picture that waits again is next in its turn when it is due: it neither keeps the turn of a
         // queue that has moved on, nor goes behind it.
         let turn = match close.state {
-            ImageState::Queued => {
-                Some(self.store.turn_served(&mut *self.connection, &request.job.owner, self.at).await?)
-            }
+            ImageState::Queued => Some(self.store.turn_served(&mut *self.connection, &request.job.owner).await?),
             _ => None,
         };
         let sql = "UPDATE images SET state = $4, due = $5, worker = NULL, failures = $6, unknown_retries = $7,

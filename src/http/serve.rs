@@ -22,8 +22,9 @@ use super::connections::{Connection, Connections, Held};
 
 /// Longest time for the header of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest header that is read at all; the router refuses a quarter of this with a reason.
-const MAX_HEADER_BYTES: usize = 128 << 10;
+/// Largest header that is read at all; the router refuses what is a little smaller with a reason. All connections
+/// together may hold so much.
+const MAX_HEADER_BYTES: usize = 40 << 10;
 /// Most header lines.
 const MAX_HEADER_LINES: usize = 128;
 /// Most open connections; for one more, the one that has waited longest for its client is closed.
@@ -130,7 +131,8 @@ async fn serve_connection(stream: TcpStream, peer: Peer, router: Router, stop: S
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(MAX_HEADER_LINES)
         .max_header_size(MAX_HEADER_BYTES)
-        .max_buf_size(2 * MAX_HEADER_BYTES)
+        // A header that has not come to its end is bounded by this alone.
+        .max_buf_size(MAX_HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let result = tokio::select! {
@@ -274,6 +276,9 @@ mod tests {
         let served = start(Router::new()).await;
         let header = "x".repeat(MAX_HEADER_BYTES);
         let stream = send(served.address, &format!("GET / HTTP/1.1\r\nhost: a\r\nx: {header}\r\n\r\n")).await;
+        assert!(read_all(stream).await.starts_with("HTTP/1.1 431"));
+        // The same, where its end never comes.
+        let stream = send(served.address, &format!("{:x<MAX_HEADER_BYTES$}", "GET / HTTP/1.1\r\nx: ")).await;
         assert!(read_all(stream).await.starts_with("HTTP/1.1 431"));
         served.draining.cancel();
     }

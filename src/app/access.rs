@@ -8,6 +8,7 @@ use axum::http::HeaderValue;
 use crate::clock::Clock;
 use crate::config::{Auth, Config};
 use crate::http::limits::{CallerLimits, RequestLimits};
+use crate::http::serve::most_connections;
 use crate::service::access::{Access, AccessMode, AccessRules};
 use crate::store::Store;
 
@@ -35,8 +36,11 @@ pub(super) async fn open(config: &Config, store: Arc<Store>, clock: Arc<dyn Cloc
 }
 
 pub(super) fn limits(config: &Config, clock: &Arc<dyn Clock>) -> Arc<RequestLimits> {
-    let limits =
-        CallerLimits { changes_per_minute: config.access.changes_per_minute, streams: config.access.max_streams };
+    let limits = CallerLimits {
+        changes_per_minute: config.access.changes_per_minute,
+        streams: config.access.max_streams,
+        all_streams: u32::try_from(most_connections() / 4 * 3).unwrap_or(u32::MAX),
+    };
     Arc::new(RequestLimits::new(limits, clock))
 }
 

@@ -9,6 +9,7 @@ use super::advice;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::domain::access::{ApiKey, ID_BYTES, KeyId, KeyRecord, SECRET_BYTES};
+use crate::service::access::keys_in;
 use crate::store::{ListedKey, Store};
 
 /// A new key, which nobody knows yet.
@@ -60,6 +61,18 @@ pub async fn revoke(config: &Config, id: KeyId) -> anyhow::Result<Option<KeyReco
     let revoked = store.revoke_key(id, SystemClock::new().now()).await;
     store.close().await;
     Ok(revoked?)
+}
+
+/// The variable whose keys this one is among, so that the database is not asked about it.
+///
+/// # Errors
+/// A file of keys that cannot be read.
+pub fn configured_in(config: &Config, id: KeyId) -> anyhow::Result<Option<&'static str>> {
+    if config.access.keys.iter().any(|key| key.id == id) {
+        return Ok(Some("API_KEYS"));
+    }
+    let in_file = config.access.keys_file.as_deref().map(keys_in).transpose()?;
+    Ok(in_file.is_some_and(|keys| keys.iter().any(|key| key.id == id)).then_some("API_KEYS_FILE"))
 }
 
 async fn open(config: &Config) -> anyhow::Result<Store> {

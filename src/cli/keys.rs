@@ -78,6 +78,9 @@ pub(super) async fn run(command: &KeysCommand, config: &Config) -> anyhow::Resul
         KeysCommand::List { json } => list(*json, config).await,
         KeysCommand::Revoke { id } => {
             let revoked = app::revoke(config, *id).await?;
+            if let Some(place) = app::configured_in(config, *id)? {
+                bail!("{place} has the key {id} and lets it in, whatever the database says: take it out there");
+            }
             let user = revoked.with_context(|| format!("there is no key {id}; `keys list` shows all there are"))?.user;
             complain(&format!("The key {id} of {} is revoked.", user.as_str()));
             Ok(())

@@ -134,6 +134,9 @@ impl FromStr for KeyId {
     type Err = KeyIdError;
 
     fn from_str(text: &str) -> Result<Self, KeyIdError> {
+        if let Ok(key) = text.parse::<ApiKey>() {
+            return Ok(key.id());
+        }
         unhex(text.strip_prefix(PREFIX).unwrap_or(text)).map(Self).ok_or(KeyIdError)
     }
 }

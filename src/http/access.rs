@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::{HOST, WWW_AUTHENTICATE};
+use axum::http::header::WWW_AUTHENTICATE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::middleware::Next;
@@ -84,25 +84,32 @@ pub async fn check(State(state): State<AppState>, request: Request, next: Next) 
     if matches!(need, Need::Nothing | Need::OwnCheck) {
         return next.run(request).await;
     }
-    let (mut parts, body) = request.into_parts();
-    let caller = match admit(&state, &parts, need).await {
-        Ok(caller) => caller,
+    let (parts, body) = request.into_parts();
+    let (caller, credentials) = match find_out(&state, &parts, need).await {
+        Ok(found) => found,
         Err(problem) => return refusal(problem),
     };
-    let changes = changes(&parts.method);
-    let allowance = match changes.then(|| state.callers.change(&caller)).transpose() {
-        Ok(allowance) => allowance.flatten(),
-        Err(left) => return with_allowance(left.problem().into_response(), Some(left)),
-    };
     // A token for a stream is counted like a change, and changes nothing.
-    let audited =
-        (changes && need != Need::Scope(Scope::Read) && !caller.is_local).then(|| Audit::new(&state, &parts, &caller));
-    parts.extensions.insert(caller);
-    let response = with_allowance(next.run(Request::from_parts(parts, body)).await, allowance);
+    let audited = (changes(&parts.method) && need != Need::Scope(Scope::Read) && !caller.is_local)
+        .then(|| Audit::new(&state, &parts, &caller));
+    let response = match may(&state, &parts, need, &caller, &credentials) {
+        Ok(()) => pass(&state, caller, Request::from_parts(parts, body), next).await,
+        Err(problem) => refusal(problem),
+    };
     if let Some(audit) = audited {
         audit.log(&response);
     }
     response
+}
+
+/// Lets the handler answer, if the caller has not asked for too many changes.
+async fn pass(state: &AppState, caller: Caller, mut request: Request, next: Next) -> Response {
+    let allowance = match changes(request.method()).then(|| state.callers.change(&caller)).transpose() {
+        Ok(allowance) => allowance.flatten(),
+        Err(left) => return with_allowance(left.problem().into_response(), Some(left)),
+    };
+    request.extensions_mut().insert(caller);
+    with_allowance(next.run(request).await, allowance)
 }
 
 /// Whether requests of `method` change something.
@@ -111,13 +118,23 @@ pub fn changes(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// Finds out who sends the request and whether they may.
-async fn admit(state: &AppState, request: &Parts, need: Need) -> Result<Caller, Problem> {
-    let (method, headers) = (&request.method, &request.headers);
-    let trusts_platform = state.access.trusts_platform();
+/// Finds out who sends the request, and by what.
+async fn find_out(state: &AppState, request: &Parts, need: Need) -> Result<(Caller, Credentials), Problem> {
     let query = (need == Need::Follow).then(|| request.uri.query()).flatten();
-    let credentials = Credentials::of(headers, query, trusts_platform)?;
+    let credentials = Credentials::of(&request.headers, query, state.access.trusts_platform())?;
     let caller = identify(state, &credentials, request.uri.path(), address(state, request)).await?;
+    Ok((caller, credentials))
+}
+
+/// Whether the caller may.
+fn may(
+    state: &AppState,
+    request: &Parts,
+    need: Need,
+    caller: &Caller,
+    credentials: &Credentials,
+) -> Result<(), Problem> {
+    let (method, headers) = (&request.method, &request.headers);
     if caller.is_local {
         local::check(method, headers, &state.origins)?;
     } else if credentials.is_ambient() && changes(method) {
@@ -126,10 +143,10 @@ async fn admit(state: &AppState, request: &Parts, need: Need) -> Result<Caller, 
     let scope = match need {
         Need::Scope(scope) => scope,
         Need::Follow => Scope::Read,
-        Need::Nothing | Need::OwnCheck | Need::Anyone => return Ok(caller),
+        Need::Nothing | Need::OwnCheck | Need::Anyone => return Ok(()),
     };
     if caller.scopes.has(scope) {
-        return Ok(caller);
+        return Ok(());
     }
     let detail = format!("this key has the scope {}; this needs {}", caller.scopes, scope.as_str());
     Err(Problem::new(Code::Forbidden, detail))
@@ -193,8 +210,10 @@ fn forwarded(headers: &HeaderMap) -> Option<IpAddr> {
     headers.get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?.rsplit(',').next()?.trim().parse().ok()
 }
 
-/// One line about a change: who, what, when, from where, and what came of it.
+/// One line about a change: who, what, when, from where, and what came of it. Is there too if nobody waits for the
+/// answer: what was begun may be done.
 pub(super) struct Audit {
+    logged: bool,
     user: String,
     key: Option<String>,
     method: Method,
@@ -205,6 +224,7 @@ pub(super) struct Audit {
 impl Audit {
     pub(super) fn new(state: &AppState, request: &Parts, caller: &Caller) -> Self {
         Self {
+            logged: false,
             user: caller.user.as_str().to_owned(),
             key: caller.key.map(|key| key.to_string()),
             method: request.method.clone(),
@@ -213,17 +233,22 @@ impl Audit {
         }
     }
 
-    pub(super) fn log(&self, response: &Response) {
-        let Self { user, key, method, path, address } = self;
+    pub(super) fn log(mut self, response: &Response) {
+        self.logged = true;
+        let Self { user, key, method, path, address, .. } = &self;
         let status = response.status().as_u16();
         let outcome = if response.status().is_success() { "done" } else { "refused" };
         tracing::info!(target: "audit", user, key, %method, path, %address, status, outcome, "change");
     }
 }
 
-/// Whether the request was sent over TLS, or to this machine: a cookie of it may be kept from plain connections.
-pub(super) fn is_to_loopback(headers: &HeaderMap) -> bool {
-    headers.get(HOST).and_then(|host| host.to_str().ok()).is_some_and(local::is_loopback)
+impl Drop for Audit {
+    fn drop(&mut self) {
+        if !self.logged {
+            let Self { user, key, method, path, address, .. } = self;
+            tracing::info!(target: "audit", user, key, %method, path, %address, outcome = "unknown", "change");
+        }
+    }
 }
 
 /// The state that [`check`] needs beside handlers'.

@@ -1,16 +1,20 @@
-//! The open connections: how many, and which of them wait for a request.
+//! The open connections: how many, and which of them wait for their client.
 //!
-//! When there is no room, the one that has waited longest is closed for the new one. So whoever holds thousands of
-//! connections open without ever sending a whole request keeps nobody out.
+//! When there is no room, the one that has waited longest for a request is closed for the new one; if none does, the one
+//! that has waited longest for its client to read. So whoever holds thousands of connections open without sending a
+//! whole request, or without taking the answer, keeps nobody out.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// All connections of one listener.
@@ -18,13 +22,26 @@ use tokio_util::sync::CancellationToken;
 pub(super) struct Connections {
     slots: Arc<Semaphore>,
     waiting: Arc<Mutex<Waiting>>,
+    /// Told when a connection begins to wait.
+    begun: Arc<Notify>,
 }
+
+/// For what of its client a connection waits. The first is closed before the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Wait {
+    /// For a request.
+    Request,
+    /// For the client to take what was sent to it.
+    Reader,
+}
+
+/// Grows with each connection that begins to wait: of a kind, the first one has waited longest.
+type Place = (Wait, u64);
 
 #[derive(Default)]
 struct Waiting {
-    /// Grows with each connection that begins to wait, so that the first entry has waited longest.
     next: u64,
-    by_age: BTreeMap<u64, CancellationToken>,
+    by_age: BTreeMap<Place, CancellationToken>,
 }
 
 /// One connection; it makes room when it is dropped.
@@ -36,35 +53,53 @@ pub(super) struct Connection {
 struct State {
     connections: Connections,
     evicted: CancellationToken,
-    /// Its place among those that wait; `None` while a request is under way.
-    place: Mutex<Option<u64>>,
+    standing: Mutex<Standing>,
 }
 
-/// A request under way: its connection is not closed for another one.
+#[derive(Default)]
+struct Standing {
+    /// A request is under way.
+    busy: bool,
+    /// The client has not taken what was written.
+    stalled: bool,
+    /// Where it waits; `None` while something is done for it.
+    place: Option<Place>,
+    /// It is closed, or is about to be.
+    over: bool,
+}
+
+/// A request under way: its connection is not closed for another one as long as its client reads the answer.
 pub(super) struct Busy(Arc<State>);
 
 impl Connections {
     /// None yet, and at most `most`.
     pub(super) fn new(most: usize) -> Self {
-        Self { slots: Arc::new(Semaphore::new(most)), waiting: Arc::default() }
+        Self { slots: Arc::new(Semaphore::new(most)), waiting: Arc::default(), begun: Arc::default() }
     }
 
-    /// Waits for room; makes some, if a connection waits for a request.
+    /// Waits for room; makes some as soon as a connection waits for its client.
     pub(super) async fn room(&self) -> Option<OwnedSemaphorePermit> {
-        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
-            return Some(slot);
+        loop {
+            if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+                return Some(slot);
+            }
+            let oldest = self.lock().by_age.pop_first();
+            if let Some((_, oldest)) = oldest {
+                oldest.cancel();
+                return Arc::clone(&self.slots).acquire_owned().await.ok();
+            }
+            tokio::select! {
+                slot = Arc::clone(&self.slots).acquire_owned() => return slot.ok(),
+                () = self.begun.notified() => {}
+            }
         }
-        if let Some((_, oldest)) = self.lock().by_age.pop_first() {
-            oldest.cancel();
-        }
-        Arc::clone(&self.slots).acquire_owned().await.ok()
     }
 
     /// A connection that waits for its first request.
     pub(super) fn open(&self, slot: OwnedSemaphorePermit) -> Connection {
-        let (evicted, place) = (CancellationToken::new(), Mutex::default());
-        let state = State { connections: self.clone(), evicted, place };
-        state.wait();
+        let (evicted, standing) = (CancellationToken::new(), Mutex::default());
+        let state = State { connections: self.clone(), evicted, standing };
+        state.change(|_| {});
         Connection { shared: Arc::new(state), _slot: slot }
     }
 
@@ -76,7 +111,7 @@ impl Connections {
 impl Connection {
     /// A request begins.
     pub(super) fn begin(&self) -> Busy {
-        self.shared.stop_waiting();
+        self.shared.change(|standing| standing.busy = true);
         Busy(Arc::clone(&self.shared))
     }
 
@@ -84,40 +119,94 @@ impl Connection {
     pub(super) fn evicted(&self) -> CancellationToken {
         self.shared.evicted.clone()
     }
+
+    /// The same stream, on which it is seen whether the client reads.
+    pub(super) fn watch(&self, stream: TcpStream) -> Watched {
+        Watched { stream, state: Arc::clone(&self.shared) }
+    }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.shared.stop_waiting();
         // A body that outlives its connection must not put it back among those that wait.
-        self.shared.evicted.cancel();
+        self.shared.change(|standing| standing.over = true);
     }
 }
 
 impl State {
-    fn wait(&self) {
-        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
-        if place.is_some() || self.evicted.is_cancelled() {
+    fn change(&self, change: impl FnOnce(&mut Standing)) {
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut standing);
+        let wait = match *standing {
+            Standing { over: true, .. } => None,
+            Standing { stalled: true, .. } => Some(Wait::Reader),
+            Standing { busy, .. } => (!busy).then_some(Wait::Request),
+        };
+        if standing.place.map(|(wait, _)| wait) == wait {
             return;
         }
         let mut waiting = self.connections.lock();
-        let number = waiting.next;
-        waiting.next += 1;
-        waiting.by_age.insert(number, self.evicted.clone());
-        *place = Some(number);
+        if let Some(left) = standing.place.take() {
+            waiting.by_age.remove(&left);
+        }
+        if let Some(wait) = wait {
+            let place = (wait, waiting.next);
+            waiting.next += 1;
+            waiting.by_age.insert(place, self.evicted.clone());
+            standing.place = Some(place);
+            self.connections.begun.notify_one();
+        }
     }
 
-    fn stop_waiting(&self) {
-        let number = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(number) = number {
-            self.connections.lock().by_age.remove(&number);
-        }
+    fn wrote<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.change(|standing| standing.stalled = written.is_pending());
+        written
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.wait();
+        self.0.change(|standing| standing.busy = false);
+    }
+}
+
+/// The stream of a connection.
+pub(super) struct Watched {
+    stream: TcpStream,
+    state: Arc<State>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, read: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, read)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.state.wrote(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+        self.state.wrote(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -181,6 +270,40 @@ mod tests {
         let _fifth = opened(&connections).unwrap();
         assert!(opened(&connections).is_none());
         assert!(fourth.evicted().is_cancelled());
+    }
+
+    #[test]
+    fn whoever_does_not_read_makes_room_but_only_if_nobody_else_can() {
+        let connections = Connections::new(3);
+        let [idle, first, second] = std::array::from_fn(|_| opened(&connections).unwrap());
+        let _busy = [first.begin(), second.begin()];
+        let wrote = |one: &Connection, pending: bool| {
+            drop(one.shared.wrote(if pending { Poll::Pending } else { Poll::Ready(Ok(1)) }));
+        };
+        wrote(&first, true);
+        wrote(&second, true);
+        let evicted = || [&idle, &first, &second].map(|one| one.evicted().is_cancelled());
+        assert!(opened(&connections).is_none());
+        assert_eq!(evicted(), [true, false, false], "it has asked for nothing");
+        wrote(&first, false);
+        wrote(&first, true);
+        assert!(opened(&connections).is_none());
+        assert_eq!(evicted(), [true, false, true], "the first one has read something meanwhile");
+        wrote(&first, false);
+        assert!(opened(&connections).is_none());
+        assert_eq!(evicted(), [true, false, true], "who reads is served");
+    }
+
+    #[tokio::test]
+    async fn room_is_made_as_soon_as_a_connection_begins_to_wait() {
+        let connections = Connections::new(1);
+        let only = opened(&connections).unwrap();
+        let busy = only.begin();
+        let mut room = std::pin::pin!(connections.room());
+        assert!(room.as_mut().now_or_never().is_none());
+        drop(busy);
+        assert!(room.as_mut().now_or_never().is_none());
+        assert!(only.evicted().is_cancelled(), "it waits for its next request, and another one for its place");
     }
 
     #[test]

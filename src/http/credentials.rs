@@ -2,19 +2,23 @@
 //!
 //! Judges nothing: whether a key is good is the service's business.
 
-use axum::http::header::{AUTHORIZATION, COOKIE};
+use axum::http::header::{AUTHORIZATION, COOKIE, HOST};
 use axum::http::{HeaderMap, HeaderName};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use url::form_urlencoded;
 
+use super::local;
 use super::problem::{Code, Problem};
 use crate::domain::access::user_name;
 use crate::domain::ids::{BatchId, UserId};
 
-/// The cookie that holds a browser's session.
-pub const SESSION_COOKIE: &str = "orchestrator_session";
+/// The cookie that holds a browser's session, where the service is at this machine.
+const SESSION_COOKIE: &str = "orchestrator_session";
+/// The same elsewhere. By its name browsers take it from the host itself alone: no neighbour in the domain can log a
+/// browser in as somebody else.
+const SECURE_SESSION_COOKIE: &str = "__Host-orchestrator_session";
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Where the platform leaves its token if `Authorization` is used for something else.
 const SERVERLESS: HeaderName = HeaderName::from_static("x-serverless-authorization");
@@ -86,11 +90,18 @@ fn bearer<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
     }
 }
 
+/// The name of the session's cookie at the host that the request is sent to, and whether it needs TLS.
+pub fn session_cookie(headers: &HeaderMap) -> (&'static str, bool) {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    if host.is_some_and(local::is_loopback) { (SESSION_COOKIE, false) } else { (SECURE_SESSION_COOKIE, true) }
+}
+
 /// The session's cookie.
 pub fn session(headers: &HeaderMap) -> Option<&str> {
+    let (wanted, _) = session_cookie(headers);
     let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
     let pairs = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let mut values = pairs.filter(|(name, _)| *name == SESSION_COOKIE).map(|(_, value)| value);
+    let mut values = pairs.filter(|(name, _)| *name == wanted).map(|(_, value)| value);
     values.next().filter(|value| !value.is_empty())
 }
 
@@ -151,7 +162,7 @@ mod tests {
 
     #[test]
     fn what_was_put_there_on_purpose_beats_what_a_browser_adds() {
-        let cookie = ("cookie", "a=b; orchestrator_session=s1; orchestrator_session=s2");
+        let cookie = ("cookie", "a=b; __Host-orchestrator_session=s1; orchestrator_session=s2");
         for (pairs, query, expected) in [
             (vec![], None, "nothing"),
             (vec![cookie], None, "session s1"),
@@ -160,7 +171,10 @@ mod tests {
             (vec![("authorization", "Bearer k"), ("x-api-key", " x ")], None, "key x"),
             (vec![("x-api-key", "x"), ("x-api-key", "y")], None, "unauthorized"),
             (vec![("authorization", "Basic eDp5")], None, "unauthorized"),
-            (vec![("cookie", "orchestrator_session=")], None, "nothing"),
+            (vec![cookie, ("host", "localhost:9090")], None, "session s2"),
+            (vec![cookie, ("host", "o.example")], None, "session s1"),
+            (vec![("cookie", "__Host-orchestrator_session=")], None, "nothing"),
+            (vec![("cookie", "orchestrator_session=s")], None, "nothing"),
         ] {
             let mut all = HeaderMap::new();
             for (name, value) in &pairs {

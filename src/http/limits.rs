@@ -23,8 +23,6 @@ use crate::domain::ids::UserId;
 
 /// Wrong keys from one address in a minute.
 pub const MAX_FAILURES_PER_MINUTE: u32 = 20;
-/// Streams of all callers together. Fewer than connections, so that streams cannot use all of those up.
-pub const MAX_STREAMS: u32 = 6_144;
 const MINUTE: Duration = Duration::from_mins(1);
 /// After so many requests those are forgotten who have not asked for a minute.
 const TIDY_EVERY: u32 = 1_024;
@@ -41,6 +39,8 @@ pub struct CallerLimits {
     pub changes_per_minute: NonZeroU32,
     /// Open progress streams of a user.
     pub streams: u32,
+    /// Open progress streams of all callers together. Fewer than connections, so that they cannot use all of those up.
+    pub all_streams: u32,
 }
 
 /// Monotonic time for the limiter.
@@ -127,6 +127,7 @@ pub struct RequestLimits {
     failures: Minutely<IpAddr>,
     streams: Arc<Mutex<HashMap<UserId, u32>>>,
     max_streams: u32,
+    max_all_streams: u32,
 }
 
 /// An open stream; counted until it is dropped.
@@ -157,6 +158,7 @@ impl RequestLimits {
             failures: Minutely::new(FAILURES, clock.clone()),
             streams: Arc::default(),
             max_streams: limits.streams,
+            max_all_streams: limits.all_streams,
         }
     }
 
@@ -191,7 +193,7 @@ impl RequestLimits {
         if !caller.is_local && mine >= self.max_streams {
             return refused(format!("{mine} progress streams of this user are open (MAX_STREAMS_PER_USER)"));
         }
-        if all >= MAX_STREAMS {
+        if all >= self.max_all_streams {
             return refused(format!("{all} progress streams are open, more than this instance serves"));
         }
         streams.insert(caller.user.clone(), mine + 1);
@@ -219,7 +221,7 @@ mod tests {
 
     fn limits(changes: u32, streams: u32) -> (Arc<FixedClock>, RequestLimits) {
         let clock = Arc::new(FixedClock::at(Timestamp::from_millis(0)));
-        let limits = CallerLimits { changes_per_minute: NonZeroU32::new(changes).unwrap(), streams };
+        let limits = CallerLimits { changes_per_minute: NonZeroU32::new(changes).unwrap(), streams, all_streams: 3 };
         (clock.clone(), RequestLimits::new(limits, &(clock as Arc<dyn Clock>)))
     }
 
@@ -264,7 +266,9 @@ mod tests {
         let first = limits.stream(&alice).ok().unwrap();
         let _second = limits.stream(&alice).ok().unwrap();
         assert_eq!(limits.stream(&alice).err().unwrap().code(), Code::TooManyStreams);
-        assert!(limits.stream(&user("bob")).is_ok());
+        let bob = limits.stream(&user("bob")).ok().unwrap();
+        assert_eq!(limits.stream(&user("carol")).err().unwrap().code(), Code::TooManyStreams, "three in all");
+        drop(bob);
         drop(first);
         assert!(limits.stream(&alice).is_ok());
         assert!(limits.streams.lock().unwrap().len() == 1, "who has no stream is forgotten");

@@ -22,11 +22,12 @@ use super::connections::{Connection, Connections, Held};
 
 /// Longest time for the header of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest header that is read at all; the router refuses a quarter of this with a reason.
-const MAX_HEADER_BYTES: usize = 128 << 10;
+/// Largest header that is read at all; the router refuses what is a little smaller with a reason. All connections
+/// together may hold so much.
+const MAX_HEADER_BYTES: usize = 40 << 10;
 /// Most header lines.
 const MAX_HEADER_LINES: usize = 128;
-/// Most open connections; for one more, the one that has waited longest for a request is closed.
+/// Most open connections; for one more, the one that has waited longest for its client is closed.
 const MAX_CONNECTIONS: usize = 8_192;
 /// File descriptors that are left for everything else: database, pictures, calls, references.
 const OTHER_FILES: u64 = 512;
@@ -53,7 +54,16 @@ pub struct Stop {
 /// # Errors
 /// None today; a listener that can never accept again would be one.
 pub async fn serve(listener: TcpListener, router: Router, stop: &Stop, tracker: &TaskTracker) -> io::Result<()> {
-    let connections = Connections::new(most_connections());
+    take_connections(listener, router, stop, tracker, &Connections::new(most_connections())).await
+}
+
+async fn take_connections(
+    listener: TcpListener,
+    router: Router,
+    stop: &Stop,
+    tracker: &TaskTracker,
+    connections: &Connections,
+) -> io::Result<()> {
     loop {
         let next = async {
             let (stream, peer) = listener.accept().await?;
@@ -89,7 +99,8 @@ fn is_of_the_client(error: &io::Error) -> bool {
 }
 
 /// As many connections as the system lets this process have files, less those for other uses.
-fn most_connections() -> usize {
+#[must_use]
+pub fn most_connections() -> usize {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let files = match setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit }) {
@@ -108,7 +119,7 @@ async fn serve_connection(stream: TcpStream, peer: Peer, router: Router, stop: S
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
-    let (router, evicted) = (TowerToHyperService::new(router), held.evicted());
+    let (router, evicted, stream) = (TowerToHyperService::new(router), held.evicted(), held.watch(stream));
     let service = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
         let busy = held.begin();
         request.extensions_mut().insert(peer);
@@ -120,12 +131,15 @@ async fn serve_connection(stream: TcpStream, peer: Peer, router: Router, stop: S
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(MAX_HEADER_LINES)
         .max_header_size(MAX_HEADER_BYTES)
-        .max_buf_size(2 * MAX_HEADER_BYTES)
+        // A header that has not come to its end is bounded by this alone.
+        .max_buf_size(MAX_HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let result = tokio::select! {
-        result = connection.as_mut() => result,
+        biased;
+        // First, so that no request begins on a connection that ends.
         () = evicted.cancelled() => return,
+        result = connection.as_mut() => result,
         () = stop.draining.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
@@ -157,14 +171,20 @@ mod tests {
         accepting: tokio::task::JoinHandle<io::Result<()>>,
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a test has no lifecycle")]
     async fn start(router: Router) -> Served {
+        start_with(router, most_connections()).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test has no lifecycle")]
+    async fn start_with(router: Router, connections: usize) -> Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (draining, tracker) = (CancellationToken::new(), TaskTracker::new());
         let cutting = CancellationToken::new();
         let (stop, tasks) = (Stop { draining: draining.clone(), cutting: cutting.clone() }, tracker.clone());
-        let accepting = tokio::spawn(async move { serve(listener, router, &stop, &tasks).await });
+        let connections = Connections::new(connections);
+        let accepting =
+            tokio::spawn(async move { take_connections(listener, router, &stop, &tasks, &connections).await });
         Served { address, draining, cutting, tracker, accepting }
     }
 
@@ -231,10 +251,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn clients_that_do_not_read_their_answers_keep_nobody_out() {
+        let endless = || async {
+            let piece = axum::body::Bytes::from(vec![0; 64 << 10]);
+            let pieces = futures_util::stream::repeat_with(move || Ok::<_, io::Error>(piece.clone()));
+            Body::from_stream(pieces)
+        };
+        let router = Router::new().route("/", get(|| async { "done" })).route("/endless", get(endless));
+        let served = start_with(router, 4).await;
+        let mut held = Vec::new();
+        for _ in 0..8 {
+            let mut client = send(served.address, "GET /endless HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            client.read_exact(&mut [0; 12]).await.unwrap();
+            held.push(client);
+        }
+        let request = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        assert!(read_all(send(served.address, request).await).await.ends_with("done"));
+        served.draining.cancel();
+        served.cutting.cancel();
+    }
+
+    #[tokio::test]
     async fn a_header_beyond_all_bounds_is_refused_unread() {
         let served = start(Router::new()).await;
         let header = "x".repeat(MAX_HEADER_BYTES);
         let stream = send(served.address, &format!("GET / HTTP/1.1\r\nhost: a\r\nx: {header}\r\n\r\n")).await;
+        assert!(read_all(stream).await.starts_with("HTTP/1.1 431"));
+        // The same, where its end never comes.
+        let stream = send(served.address, &format!("{:x<MAX_HEADER_BYTES$}", "GET / HTTP/1.1\r\nx: ")).await;
         assert!(read_all(stream).await.starts_with("HTTP/1.1 431"));
         served.draining.cancel();
     }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::access::{self, Audit};
-use super::credentials::{self, Credentials, SESSION_COOKIE};
+use super::credentials::{self, Credentials};
 use super::extract::{Identity, batch_id};
 use super::images::header;
 use super::problem::{Code, Problem};
@@ -112,9 +112,10 @@ pub async fn log_out(State(access): State<Arc<Access>>, headers: HeaderMap) -> R
 
 /// The cookie of a session. To a machine other than this one browsers send it over TLS alone.
 fn cookie(headers: &HeaderMap, secret: &str, life: Duration) -> Result<HeaderValue, Problem> {
-    let secure = if access::is_to_loopback(headers) { "" } else { "; Secure" };
+    let (name, secure) = credentials::session_cookie(headers);
+    let secure = if secure { "; Secure" } else { "" };
     let life = life.as_secs();
-    header(format!("{SESSION_COOKIE}={secret}; Path=/; Max-Age={life}; HttpOnly; SameSite=Strict{secure}"))
+    header(format!("{name}={secret}; Path=/; Max-Age={life}; HttpOnly; SameSite=Strict{secure}"))
 }
 
 /// Makes a token with which the progress of one batch can be followed for those who cannot send a key.

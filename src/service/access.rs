@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use self::file::KeysFile;
-pub use self::file::KeysFileError;
+pub use self::file::{KeysFileError, keys_in};
 pub use self::sessions::{SESSION_LIFE, STREAM_TOKEN_LIFE, Ticket};
 use super::batches::ServiceError;
 use crate::clock::Clock;

@@ -111,7 +111,8 @@ impl Batches {
         Ok(PictureLink { url: link.url, expires_at: link.expires_at, max_age })
     }
 
-    /// The one in whose place `caller` sees and changes the batch: an admin acts for its owner, others for themselves.
+    /// The one in whose place `caller` sees and changes the batch: an admin acts for its owner, within the limit that
+    /// goes with the batch; others for themselves.
     ///
     /// # Errors
     /// [`ServiceError::NotFound`] or [`ServiceError::Unavailable`].
@@ -119,8 +120,8 @@ impl Batches {
         if !caller.scopes.has(Scope::Admin) {
             return Ok(caller);
         }
-        let user = self.store.owner_of(batch).await?.ok_or(ServiceError::NotFound)?;
-        let daily_budget = caller.daily_budget.filter(|_| user == caller.user);
+        let (user, limit) = self.store.owner_of(batch).await?.ok_or(ServiceError::NotFound)?;
+        let daily_budget = if user == caller.user { caller.daily_budget } else { limit };
         Ok(Caller { user, daily_budget, ..caller })
     }
 

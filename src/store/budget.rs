@@ -30,10 +30,11 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The same, with a user's own limit in place of the one of each user, if there is one.
+    /// The same, with a user's own limit in place of the one of each user, if there is one. Where everyone together
+    /// has no limit, none is looked at: a batch keeps its user's when the guard is switched off.
     #[must_use]
     pub fn with_user(self, own: Option<MicroUsd>) -> Self {
-        Self { user: own.or(self.user), ..self }
+        Self { user: own.filter(|_| self.everyone.is_some()).or(self.user), ..self }
     }
 }
 

@@ -191,16 +191,17 @@ impl Store {
         Ok(())
     }
 
-    /// Whose batch it is.
+    /// Whose batch it is, and the limit of that user's day which goes with it.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn owner_of(&self, batch: BatchId) -> Result<Option<UserId>, StoreError> {
-        let owner: Option<String> = sqlx::query_scalar("SELECT owner FROM batches WHERE id = $1")
+    pub async fn owner_of(&self, batch: BatchId) -> Result<Option<(UserId, Option<MicroUsd>)>, StoreError> {
+        let row = sqlx::query("SELECT owner, user_limit FROM batches WHERE id = $1")
             .bind(batch.to_string())
             .fetch_optional(&self.readers)
             .await
             .map_err(|error| self.error(error))?;
-        Ok(owner.map(UserId::new))
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some((UserId::new(row.text("owner")?), row.optional_int("user_limit")?.map(MicroUsd::from_micros))))
     }
 }

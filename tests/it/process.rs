@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -61,15 +62,17 @@ impl Settings {
             }
         };
         // Keeps the pipe empty; the log of a failing test is shown.
+        let seen = Arc::new(Mutex::new(seen));
+        let shared = seen.clone();
         let reader = tokio::spawn(async move {
             while let Ok(Some(line)) = log.next_line().await {
                 eprintln!("{line}");
+                let mut seen = shared.lock().unwrap();
                 seen.push_str(&line);
                 seen.push('\n');
             }
-            seen
         });
-        Service { child, reader, url: format!("http://{address}"), client: client() }
+        Service { child, reader, seen, url: format!("http://{address}"), client: client() }
     }
 
     /// The program with this environment and no other.
@@ -94,7 +97,8 @@ fn client() -> reqwest::Client {
 /// A running service.
 pub(crate) struct Service {
     child: Child,
-    reader: tokio::task::JoinHandle<String>,
+    reader: tokio::task::JoinHandle<()>,
+    seen: Arc<Mutex<String>>,
     pub(crate) url: String,
     pub(crate) client: reqwest::Client,
 }
@@ -231,7 +235,22 @@ impl Service {
         self.signal(Signal::SIGTERM);
         let status =
             tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("the service stops in time").unwrap();
-        (status.code(), self.reader.await.unwrap())
+        (&mut self.reader).await.unwrap();
+        (status.code(), self.log())
+    }
+
+    /// What was logged until now.
+    pub(crate) fn log(&self) -> String {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// Waits until something is so.
+    pub(crate) async fn until_so(&self, mut so: impl AsyncFnMut() -> bool) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !so().await {
+            assert!(tokio::time::Instant::now() < deadline, "not in time: {}", self.log());
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
     }
 }
 

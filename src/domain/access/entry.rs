@@ -30,7 +30,8 @@ pub struct EntryError {
 /// # Errors
 /// The first entry that cannot be read, and why.
 pub fn entries(text: &str) -> Result<Vec<KeyRecord>, EntryError> {
-    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    // Some editors begin a file with a mark that is no text.
+    let lines = text.trim_start_matches('\u{feff}').lines().filter(|line| !line.trim_start().starts_with('#'));
     let entries = lines.flat_map(|line| line.split(',')).map(str::trim).filter(|entry| !entry.is_empty());
     let (mut keys, mut seen) = (Vec::new(), HashSet::new());
     for (number, entry) in (1..).zip(entries) {

@@ -1,5 +1,6 @@
 //! A file of keys, read again when it changes. One that cannot be read any more leaves the keys as they were.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -32,7 +33,7 @@ pub enum KeysFileError {
 }
 
 /// What a change of the file shows in.
-type Stamp = (SystemTime, u64);
+type Stamp = (SystemTime, u64, u64, (i64, i64));
 
 struct Read {
     looked_at: Duration,
@@ -49,7 +50,7 @@ pub(super) struct KeysFile {
 impl KeysFile {
     pub(super) fn open(path: PathBuf, clock: Arc<dyn Clock>) -> Result<Self, KeysFileError> {
         let stamp = stamp(&path);
-        let keys = Arc::new(read(&path)?);
+        let keys = Arc::new(keys_in(&path)?);
         let looked_at = clock.monotonic();
         Ok(Self { path, clock, read: Mutex::new(Read { looked_at, stamp, keys }) })
     }
@@ -70,7 +71,7 @@ impl KeysFile {
     }
 
     fn take(&self, kept: &mut Read) {
-        match read(&self.path) {
+        match keys_in(&self.path) {
             Ok(keys) => {
                 tracing::info!(file = %self.path.display(), keys = keys.len(), "the file of keys was read again");
                 kept.keys = Arc::new(keys);
@@ -85,10 +86,15 @@ impl KeysFile {
 
 fn stamp(path: &std::path::Path) -> Option<Stamp> {
     let data = std::fs::metadata(path).ok()?;
-    Some((data.modified().ok()?, data.len()))
+    // Who copies a file with its times, or puts another one in its place, changes the rest.
+    Some((data.modified().ok()?, data.len(), data.ino(), (data.ctime(), data.ctime_nsec())))
 }
 
-fn read(path: &std::path::Path) -> Result<Vec<KeyRecord>, KeysFileError> {
+/// The keys in a file.
+///
+/// # Errors
+/// [`KeysFileError`].
+pub fn keys_in(path: &std::path::Path) -> Result<Vec<KeyRecord>, KeysFileError> {
     let text =
         std::fs::read_to_string(path).map_err(|source| KeysFileError::Unreadable { path: path.to_owned(), source })?;
     entries(&text).map_err(|source| KeysFileError::Fault { path: path.to_owned(), source })
@@ -129,6 +135,13 @@ mod tests {
         std::fs::write(&path, entry(3)).unwrap();
         clock.advance(LOOK_EVERY);
         assert_eq!(users(), ["user3"]);
+        // Another file of the same size and time, as a link that is turned to it leaves it.
+        let (modified, other) = (std::fs::metadata(&path).unwrap().modified().unwrap(), folder.path().join("other"));
+        std::fs::write(&other, entry(4)).unwrap();
+        std::fs::File::options().write(true).open(&other).unwrap().set_modified(modified).unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        clock.advance(LOOK_EVERY);
+        assert_eq!(users(), ["user4"]);
     }
 
     fn clock() -> Arc<FixedClock> {

@@ -76,7 +76,15 @@ async fn a_login_on_another_machine_keeps_its_cookie_to_tls_and_foreign_pages_ca
     let service = team(folder.path()).start().await;
     let bearer = format!("Bearer {}", key(ALICE));
     let remote = [("authorization", bearer.as_str()), ("host", "pictures.example")];
-    assert!(service.send("POST", "/session", &remote).await.expect(200).header("set-cookie").contains("; Secure"));
+    let answer = service.send("POST", "/session", &remote).await.expect(200);
+    let cookie = answer.header("set-cookie");
+    assert!(cookie.starts_with("__Host-") && cookie.contains("; Secure"), "{cookie}");
+    let cookie = cookie.split(';').next().unwrap();
+    service.send("GET", "/budget", &[("host", "pictures.example"), ("cookie", cookie)]).await.expect(200);
+    // What a neighbour in the domain could set is no login.
+    let planted = cookie.strip_prefix("__Host-").unwrap();
+    let planted = [("host", "pictures.example"), ("cookie", planted)];
+    service.send("GET", "/budget", &planted).await.expect_problem(401, "unauthorized");
     let foreign = [("authorization", bearer.as_str()), ("origin", "https://evil.example")];
     service.send("POST", "/session", &foreign).await.expect_problem(403, "forbidden");
 }

@@ -143,6 +143,34 @@ fn audited(log: &[Value]) {
 }
 
 #[tokio::test]
+async fn a_change_is_logged_also_if_it_is_refused_or_nobody_waits_for_the_answer() {
+    use tokio::io::AsyncWriteExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let entries = [format!("alice={}", key(ALICE)), format!("bob={};scopes=read", key(BOB))];
+    let settings = super::keyed(folder.path(), &entries).with("RATE_LIMIT_PER_MINUTE", "1");
+    let service = settings.with("SYNTHETIC_LATENCY", "1h").with("PROVIDER_TIMEOUT", "2h").start().await;
+    service.ask("POST", "/images", Some(&key(BOB)), Some(&batch(1, 1))).await.expect_problem(403, "forbidden");
+    let body = batch(1, 1).to_string();
+    let head = "POST /images HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nprefer: wait=600\r\n";
+    let request = format!("{head}x-api-key: {}\r\ncontent-length: {}\r\n\r\n{body}", key(ALICE), body.len());
+    let mut client = tokio::net::TcpStream::connect(service.url.strip_prefix("http://").unwrap()).await.unwrap();
+    client.write_all(request.as_bytes()).await.unwrap();
+    service
+        .until_so(async || {
+            let list = service.ask("GET", "/images", Some(&key(ALICE)), None).await.expect(200).json();
+            !list["batches"].as_array().unwrap().is_empty()
+        })
+        .await;
+    drop(client);
+    service.until_so(async || service.log().contains("\"outcome\":\"unknown\"")).await;
+    service.ask("POST", "/images", Some(&key(ALICE)), Some(&batch(1, 1))).await.expect_problem(429, "rate_limited");
+    let (_, log) = service.stop_and_read().await;
+    let changes = log.iter().filter(|line| line["target"] == "audit" && line["message"] == "change");
+    let changes: Vec<_> = changes.map(|line| (line["user"].as_str().unwrap(), line["status"].as_u64())).collect();
+    assert_eq!(changes, [("bob", Some(403)), ("alice", None), ("alice", Some(429))]);
+}
+
+#[tokio::test]
 async fn an_open_service_has_no_audit_as_it_asks_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let service = crate::process::Settings::new(folder.path()).start().await;

@@ -211,6 +211,59 @@ async fn a_keys_own_limit_holds_at_submission_and_for_a_call_that_is_paid_twice(
 }
 
 #[tokio::test]
+async fn an_admin_who_retries_stays_within_the_limit_of_the_key_that_submitted() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = |budget| {
+        keyed(folder.path(), &[format!("alice={};budget={budget}", key(1)), format!("root={};scopes=admin", key(3))])
+    };
+    let service = settings("0.10").start().await;
+    let rows = json!({"runMode": "live", "items": [{"sceneId": "a", "prompt": "[refuse-unpaid]"}, {"sceneId": "b", "prompt": "x"}]});
+    let id = service.submit_as(&key(1), &rows).await;
+    service.finished_as(&key(1), &id).await;
+    service.submit_as(&key(1), &batch(1, 1)).await;
+    let retry = json!({"codes": ["safety_blocked"]});
+    let path = format!("/images/{id}/retry");
+    let refused = service.ask("POST", &path, Some(&key(3)), Some(&retry)).await.expect_problem(402, "budget_exceeded");
+    assert_eq!(refused["dailyLimit"], json!(0.1), "{refused}");
+    service.stop().await;
+    let service = settings("0.10").with("BUDGET_GUARD_ENABLED", "false").start().await;
+    service.ask("POST", &path, Some(&key(3)), Some(&retry)).await.expect(202);
+}
+
+#[tokio::test]
+async fn a_key_that_is_configured_too_is_not_said_to_be_revoked() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings::new(folder.path());
+    let (mine, _) = keys(&settings, &["new", "--name", "alice"]).await;
+    let file = folder.path().join("keys.txt");
+    std::fs::write(&file, format!("alice={mine}\n")).unwrap();
+    for settings in [
+        Settings::new(folder.path()).with("API_KEYS", format!("alice={mine}")),
+        Settings::new(folder.path()).with("API_KEYS_FILE", file.to_str().unwrap()),
+    ] {
+        assert!(!keys(&settings, &["revoke", &mine[4..16]]).await.1, "it is let in all the same");
+    }
+    assert!(keys(&settings, &["revoke", &mine]).await.1, "the whole key names it too");
+}
+
+mod beside {
+    mod postgres {
+        use super::super::*;
+        #[tokio::test]
+        async fn keys_are_made_beside_another_version_on_postgres_without_a_change_of_its_schema() {
+            crate::engines::on_postgres(|database| async move {
+                let settings = Settings::new(database.folder()).with("DATABASE_URL", database.url.clone());
+                assert!(keys(&settings, &["new", "--name", "alice"]).await.1, "the database was empty");
+                database.execute("DELETE FROM _sqlx_migrations WHERE version > 1").await;
+                assert!(keys(&settings, &["new", "--name", "bob"]).await.1);
+                assert_eq!(database.number("SELECT COUNT(*) FROM _sqlx_migrations").await, 1);
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn on_cloud_run_the_caller_is_whom_the_platform_names() {
     use base64::Engine as _;
     let token = |claims: &str| {

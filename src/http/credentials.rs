@@ -15,7 +15,7 @@ use crate::domain::access::user_name;
 use crate::domain::ids::{BatchId, UserId};
 
 /// The cookie that holds a browser's session, where the service is at this machine.
-const SESSION_COOKIE: &str = "orchestrator_session";
+pub const SESSION_COOKIE: &str = "orchestrator_session";
 /// The same elsewhere. By its name browsers take it from the host itself alone: no neighbour in the domain can log a
 /// browser in as somebody else.
 const SECURE_SESSION_COOKIE: &str = "__Host-orchestrator_session";

@@ -23,7 +23,10 @@ pub(super) fn describe(description: &mut OpenApi) {
     let bearer = bearer.description(Some("An API key. On Cloud Run's word also its ID token.")).build();
     let header =
         ApiKeyValue::with_description("X-API-Key", "The same, for clients that use `Authorization` otherwise.");
-    let cookie = ApiKeyValue::with_description(SESSION_COOKIE, "A browser's login, from `POST /session`.");
+    let cookie = ApiKeyValue::with_description(
+        SESSION_COOKIE,
+        "A browser's login, from `POST /session`; over TLS its name begins with `__Host-`.",
+    );
     let token = ApiKeyValue::with_description("token", "For one batch, from `POST /images/{batchId}/stream-token`.");
     components.security_schemes.extend([
         (KEY.to_owned(), SecurityScheme::Http(bearer).into()),

@@ -20,7 +20,7 @@ use crate::assets::{AssetError, AssetStore};
 use crate::clock::Clock;
 use crate::domain::ids::AttemptId;
 use crate::domain::money::MicroUsd;
-use crate::domain::outcome::{Outcome, Settlement, decide};
+use crate::domain::outcome::{MAX_TRIES, Outcome, Settlement, decide};
 use crate::domain::picture::{Picture, Receipt, ReferenceImage, Sha256Hex};
 use crate::domain::prices::{PriceTable, Usage};
 use crate::domain::state::{ErrorCode, ImageError};
@@ -122,7 +122,7 @@ impl Executor {
 
     /// Finds out what became of a call that a dead worker had started.
     async fn reconcile(&self, job: &Job, signals: &Signals) -> Option<Ended> {
-        let found = self.find(job, job.claim.attempt, job.number, signals).await?;
+        let found = self.find(job, &[job.claim.attempt], job.number, signals).await?;
         let outcome = match found {
             Some(receipt) => Outcome::Made { picture: receipt.picture, cost: receipt.cost },
             None => Outcome::Unknown,
@@ -135,13 +135,11 @@ impl Executor {
 
     async fn attempt(&self, job: &Job, slot: Option<Slot>, signals: &Signals) -> Option<Ended> {
         failpoint::hit("execute.claimed");
-        for &(attempt, number) in &job.earlier_unknown {
-            if let Some(receipt) = self.find(job, attempt, number, signals).await? {
-                return Some(Outcome::FoundEarlier { picture: receipt.picture }.into());
-            }
+        if let Some(receipt) = self.find_earlier(job, signals).await? {
+            return Some(Outcome::FoundEarlier { picture: receipt.picture }.into());
         }
         if job.claim.attempt < self.since
-            && let Some(receipt) = self.find(job, job.claim.attempt, job.number, signals).await?
+            && let Some(receipt) = self.find(job, &[job.claim.attempt], job.number, signals).await?
         {
             return self.adopt(job, receipt, signals).await;
         }
@@ -195,12 +193,26 @@ impl Executor {
         Some(outcome.into())
     }
 
-    /// The stored picture of an earlier attempt. Only a definite "not there" is `Some(None)`.
-    async fn find(&self, job: &Job, attempt: AttemptId, number: u32, signals: &Signals) -> Option<Option<Receipt>> {
+    /// The stored picture of an earlier attempt whose outcome is not known. An import guesses the numbers of calls that
+    /// a backup does not know, so that each name is looked at that may be one's.
+    async fn find_earlier(&self, job: &Job, signals: &Signals) -> Option<Option<Receipt>> {
+        let (attempts, numbers): (Vec<AttemptId>, Vec<u32>) = job.earlier_unknown.iter().copied().unzip();
+        let Some(last) = numbers.into_iter().max() else { return Some(None) };
+        let guessed_short = if job.claim.attempt < self.since { MAX_TRIES } else { 0 };
+        for number in 1..=last + guessed_short {
+            if let Some(receipt) = self.find(job, &attempts, number, signals).await? {
+                return Some(Some(receipt));
+            }
+        }
+        Some(None)
+    }
+
+    /// The picture stored under `number`, if one of `attempts` made it. Only a definite "not there" is `Some(None)`.
+    async fn find(&self, job: &Job, attempts: &[AttemptId], number: u32, signals: &Signals) -> Option<Option<Receipt>> {
         let stem = job.claim.image.object_stem(number);
         loop {
             match self.assets.find(&stem).await {
-                Ok(found) => return Some(found.filter(|receipt| receipt.attempt == attempt)),
+                Ok(found) => return Some(found.filter(|receipt| attempts.contains(&receipt.attempt))),
                 Err(AssetError::Damaged(_)) => {
                     tracing::error!(%stem, "a picture's receipt is damaged: nobody can say which call made it");
                     return Some(None);

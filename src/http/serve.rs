@@ -131,7 +131,7 @@ async fn serve_connection(stream: TcpStream, peer: Peer, router: Router, stop: S
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(MAX_HEADER_LINES)
         .max_header_size(MAX_HEADER_BYTES)
-        // A header that has not come to its end is bounded by this alone.
+        // It grows by doubling, and is kept for the next request.
         .max_buf_size(MAX_HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);

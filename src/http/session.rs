@@ -18,8 +18,9 @@ use super::extract::{Identity, batch_id};
 use super::images::header;
 use super::problem::{Code, Problem};
 use super::{AppState, local};
+use crate::domain::access::Caller;
 use crate::domain::time::Timestamp;
-use crate::service::access::{Access, SESSION_LIFE};
+use crate::service::access::{Access, SESSION_LIFE, Shown};
 use crate::service::batches::{Batches, Page};
 
 /// Who is logged in.
@@ -76,19 +77,25 @@ async fn begin(state: &AppState, request: &Parts) -> Result<Response, Problem> {
         local::check(&request.method, headers, &state.origins)?;
         return Ok(Json(view(&caller, None)).into_response());
     }
+    let audit = Audit::new(state, request, &caller);
+    let response = open(state, headers, &caller).await.unwrap_or_else(access::refusal);
+    audit.log(&response);
+    Ok(response)
+}
+
+async fn open(state: &AppState, headers: &HeaderMap, caller: &Caller) -> Result<Response, Problem> {
     local::check_not_foreign(headers)?;
-    let allowance = state.callers.change(&caller).map_err(super::limits::Allowance::problem)?;
-    let session = state.access.open_session(&caller).await?;
-    let mut response = Json(view(&caller, Some(session.expires_at))).into_response();
+    let allowance = state.callers.change(caller).map_err(super::limits::Allowance::problem)?;
+    let session = state.access.open_session(caller).await?;
+    let mut response = Json(view(caller, Some(session.expires_at))).into_response();
     response.headers_mut().insert(SET_COOKIE, cookie(headers, &session.secret, SESSION_LIFE)?);
     if let Some(allowance) = allowance {
         allowance.write(response.headers_mut());
     }
-    Audit::new(state, request, &caller).log(&response);
     Ok(response)
 }
 
-fn view(caller: &crate::domain::access::Caller, expires_at: Option<Timestamp>) -> SessionView {
+fn view(caller: &Caller, expires_at: Option<Timestamp>) -> SessionView {
     SessionView { user: caller.user.as_str().to_owned(), scopes: caller.scopes.to_string(), expires_at }
 }
 
@@ -101,13 +108,20 @@ fn view(caller: &crate::domain::access::Caller, expires_at: Option<Timestamp>) -
         (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub async fn log_out(State(access): State<Arc<Access>>, headers: HeaderMap) -> Result<Response, Problem> {
-    local::check_not_foreign(&headers)?;
-    if let Some(secret) = credentials::session(&headers) {
-        access.end_session(secret).await?;
+pub async fn log_out(State(state): State<AppState>, request: Parts) -> Result<Response, Problem> {
+    let headers = &request.headers;
+    local::check_not_foreign(headers)?;
+    let gone = [(SET_COOKIE, cookie(headers, "", Duration::ZERO)?)];
+    let response = (StatusCode::NO_CONTENT, gone).into_response();
+    let Some(secret) = credentials::session(headers) else { return Ok(response) };
+    // A session that is over is nobody's, and is ended all the same.
+    let caller = state.access.identify(Shown::Session(secret)).await.ok().filter(|caller| !caller.is_local);
+    let audit = caller.map(|caller| Audit::new(&state, &request, &caller));
+    state.access.end_session(secret).await?;
+    if let Some(audit) = audit {
+        audit.log(&response);
     }
-    let gone = [(SET_COOKIE, cookie(&headers, "", Duration::ZERO)?)];
-    Ok((StatusCode::NO_CONTENT, gone).into_response())
+    Ok(response)
 }
 
 /// The cookie of a session. To a machine other than this one browsers send it over TLS alone.

@@ -20,6 +20,7 @@ fn a_key_has_one_text_and_a_typo_in_any_place_is_told_apart() {
     for wrong in [text.to_uppercase(), format!("{text}0"), text[..72].to_owned(), format!(" {text}"), String::new()] {
         assert_eq!(wrong.parse::<ApiKey>().err(), Some(KeyError::Form), "{wrong}");
     }
+    assert_eq!(text.parse::<KeyId>(), Ok(key(1).id()), "a key names itself");
     assert_eq!("aip_é_é".parse::<ApiKey>().err(), Some(KeyError::Form));
 }
 
@@ -64,7 +65,7 @@ fn a_list_has_keys_or_their_hashes_and_what_they_grant() {
     let (one, two) = (key(1), key(2));
     let hashed = format!("aip_{}_sha256:{}", two.id(), two.hash());
     let text = format!(
-        "# the team\n alice={} \n\nbob={hashed};scopes=read;expires=2027-01-31;budget=5,{}\n",
+        "\u{feff}# the team\r\n alice={} \n\nbob={hashed};scopes=read;expires=2027-01-31;budget=5,{}\n",
         one.reveal(),
         key(3).reveal()
     );

@@ -138,6 +138,7 @@ fn audited(log: &[Value]) {
     assert_eq!(found("alice", "/images", 400)["outcome"], "refused");
     assert_eq!(found("bob", "/cancel", 404)["key"], "020202020202");
     found("alice", "/session", 200);
+    found("alice", "/session", 204);
     let refusals = log.iter().filter(|line| line["target"] == "audit" && line["message"] == "a caller was refused");
     assert_eq!(refusals.count(), 2);
 }
@@ -150,6 +151,9 @@ async fn a_change_is_logged_also_if_it_is_refused_or_nobody_waits_for_the_answer
     let settings = super::keyed(folder.path(), &entries).with("RATE_LIMIT_PER_MINUTE", "1");
     let service = settings.with("SYNTHETIC_LATENCY", "1h").with("PROVIDER_TIMEOUT", "2h").start().await;
     service.ask("POST", "/images", Some(&key(BOB)), Some(&batch(1, 1))).await.expect_problem(403, "forbidden");
+    let login = service.client.post(format!("{}/session", service.url)).header("x-api-key", key(BOB));
+    let login = login.header("origin", "https://evil.example").send().await.unwrap();
+    assert_eq!(login.status().as_u16(), 403);
     let body = batch(1, 1).to_string();
     let head = "POST /images HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nprefer: wait=600\r\n";
     let request = format!("{head}x-api-key: {}\r\ncontent-length: {}\r\n\r\n{body}", key(ALICE), body.len());
@@ -167,7 +171,7 @@ async fn a_change_is_logged_also_if_it_is_refused_or_nobody_waits_for_the_answer
     let (_, log) = service.stop_and_read().await;
     let changes = log.iter().filter(|line| line["target"] == "audit" && line["message"] == "change");
     let changes: Vec<_> = changes.map(|line| (line["user"].as_str().unwrap(), line["status"].as_u64())).collect();
-    assert_eq!(changes, [("bob", Some(403)), ("alice", None), ("alice", Some(429))]);
+    assert_eq!(changes, [("bob", Some(403)), ("bob", Some(403)), ("alice", None), ("alice", Some(429))]);
 }
 
 #[tokio::test]

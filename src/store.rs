@@ -128,6 +128,10 @@ impl StoreError {
     #[must_use]
     pub fn is_outage(&self) -> bool {
         match self {
+            // A damaged row is no outage: others can be written.
+            Self::Unavailable(sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::RowNotFound) => {
+                false
+            }
             Self::Unavailable(error) => {
                 error.as_database_error().is_none_or(|error| error.code().is_some_and(|code| dialect::is_outage(&code)))
             }
@@ -383,5 +387,20 @@ fn lock_file(url: &str) -> Result<File, StoreError> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse(path)),
         Err(TryLockError::Error(source)) => Err(StoreError::LockFile { path, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_cannot_be_read_is_no_outage_and_a_lost_connection_is_one() {
+        let damaged = sqlx::Error::ColumnDecode { index: "reserved".to_owned(), source: "no number".into() };
+        for error in [damaged, sqlx::Error::Decode("no number".into()), sqlx::Error::RowNotFound] {
+            assert!(!StoreError::Unavailable(error).is_outage());
+        }
+        assert!(StoreError::Unavailable(sqlx::Error::PoolTimedOut).is_outage());
+        assert!(StoreError::Unavailable(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())).is_outage());
     }
 }

@@ -54,8 +54,11 @@ use crate::service::own_references::OwnReferences;
 use crate::service::references::References;
 use crate::service::settle::Settler;
 use crate::service::uploads::Uploads;
+use crate::service::webhooks::{self, Webhooks};
 use crate::store::{Limits, Store};
 use crate::telemetry::Counters;
+use crate::webhooks::DEADLINE;
+use crate::webhooks::web::WebCourier;
 use crate::worker::{POLL, Worker};
 
 /// How long a start waits for today's ledger.
@@ -114,7 +117,8 @@ impl App {
         let access = access::open(&parts.config, parts.store.clone(), parts.clock.clone()).await?;
         let origins = access::origins(&parts.config)?;
         parts.start_worker(exporter.as_ref())?;
-        parts.start_server(listener, exporter.clone(), access, origins);
+        let webhooks = parts.start_webhooks()?;
+        parts.start_server(listener, exporter.clone(), access, origins, webhooks);
         parts.log_start(address);
         // Of the three eighths of the grace period that are left once the calls are put down.
         let flush_time = parts.config.work.shutdown_grace / 4;
@@ -376,6 +380,23 @@ impl Parts {
         Ok(())
     }
 
+    /// Tells receivers what happens in batches; also of batches that another process works on.
+    fn start_webhooks(&self) -> anyhow::Result<Arc<Webhooks>> {
+        let allow: Allowlist = self.config.references.allow.parse().context("REFERENCE_ALLOW")?;
+        let webhooks = Arc::new(Webhooks::new(
+            self.store.clone(),
+            Arc::new(WebCourier::new(allow, DEADLINE, SystemLookup)?),
+            self.links.clone(),
+            self.clock.clone(),
+            self.me,
+            webhooks::POLL,
+        ));
+        let signals = Signals { draining: self.lifecycle.draining(), aborting: self.lifecycle.abort_calls() };
+        let task = webhooks.clone();
+        self.lifecycle.spawn_critical("webhooks", async move { task.run(&signals).await });
+        Ok(webhooks)
+    }
+
     fn image_provider(&self) -> anyhow::Result<Arc<dyn ImageProvider>> {
         let provider = &self.config.provider;
         Ok(match &provider.kind {
@@ -396,6 +417,7 @@ impl Parts {
         exporter: Option<Arc<Exporter>>,
         access: Arc<Access>,
         origins: Arc<[HeaderValue]>,
+        webhooks: Arc<Webhooks>,
     ) {
         let feeds = Feeds::new(
             self.store.clone(),
@@ -426,6 +448,7 @@ impl Parts {
         let router = http::router(AppState {
             batches: Arc::new(batches),
             references: Arc::new(uploads),
+            webhooks,
             feeds: Arc::new(feeds),
             health: Arc::new(Health::new(
                 self.store.clone(),

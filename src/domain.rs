@@ -16,3 +16,4 @@ pub mod report;
 pub mod spec;
 pub mod state;
 pub mod time;
+pub mod webhook;

@@ -3,7 +3,7 @@
 //! The points are compiled in by the feature `failpoints` alone, which nothing but the tests switches on.
 //! `FAILPOINT=name` ends the process when it comes to that point, `FAILPOINT=name:3` at the third time.
 
-/// Every point, in the order in which a picture and its charge come to them.
+/// Every point, in the order in which a picture, its charge and what is told of it come to them.
 pub const POINTS: &[&str] = &[
     "execute.claimed",
     "execute.prepared",
@@ -20,6 +20,8 @@ pub const POINTS: &[&str] = &[
     "ledger.appended",
     "ledger.confirmed",
     "ledger.swept",
+    "webhook.answered",
+    "webhook.recorded",
 ];
 
 /// Ends the process if the test asked for it at `point`.

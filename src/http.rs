@@ -29,6 +29,7 @@ pub mod serve;
 pub mod session;
 pub mod status;
 pub mod upload;
+pub mod webhooks;
 
 use std::sync::Arc;
 
@@ -46,6 +47,7 @@ use crate::service::batches::Batches;
 use crate::service::feed::Feeds;
 use crate::service::health::Health;
 use crate::service::uploads::Uploads;
+use crate::service::webhooks::Webhooks;
 use crate::telemetry::Counters;
 
 /// What requests are bounded by.
@@ -72,6 +74,8 @@ pub struct AppState {
     pub batches: Arc<Batches>,
     /// Uploaded reference pictures.
     pub references: Arc<Uploads>,
+    /// Who is told what happens in batches.
+    pub webhooks: Arc<Webhooks>,
     /// Progress streams.
     pub feeds: Arc<Feeds>,
     /// Whether the parts answer.

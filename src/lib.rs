@@ -23,4 +23,5 @@ pub mod references;
 pub mod service;
 pub mod store;
 pub mod telemetry;
+pub mod webhooks;
 pub mod worker;

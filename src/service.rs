@@ -26,6 +26,7 @@ mod turns;
 pub mod uploads;
 pub mod verify;
 pub mod view;
+pub mod webhooks;
 
 use crate::domain::ledger::LedgerPrompts;
 use crate::store::Limits;

@@ -2,7 +2,7 @@
 //!
 //! One set of SQL serves SQLite and Postgres through sqlx's `Any`; what differs is in `dialect`.
 //! All changes that belong together are one transaction. Locks are taken in one order everywhere:
-//! batch, image, attempt, events, budget of everyone, budget of a user; rows that a transaction
+//! batch, image, attempt, events, webhook, budget of everyone, budget of a user; rows that a transaction
 //! itself inserts block nobody and may come later. After a commit that others wait for, a hint goes
 //! out; hints carry nothing that the tables do not hold.
 //!
@@ -32,6 +32,7 @@ mod rows;
 mod settle;
 mod submit;
 mod uploads;
+mod webhooks;
 mod work;
 
 use std::fs::{File, TryLockError};
@@ -54,6 +55,7 @@ pub use self::retry::{FailedImage, FreshAttempt, NewRetry, RetryOutcome};
 pub use self::settle::{SettleRequest, Settled, SettledGroup};
 pub use self::submit::{NewBatch, NewItem, SubmitOutcome};
 pub use self::uploads::{UploadKey, UploadOutcome};
+pub use self::webhooks::{ClaimedDelivery, DeliveryEnd, DeliveryRow, NextDelivery};
 pub use self::work::Beats;
 
 use self::day::Anchor;

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::webhook::WebhookSpec;
+
 /// Longest prompt, in characters. Named by the contract.
 pub const MAX_PROMPT_CHARS: usize = 4_000;
 /// Most references an item may have after the batch's pack is merged.
@@ -228,6 +230,8 @@ pub struct BatchSpec {
     pub model: String,
     /// Its rows, in the client's order; at least one.
     pub items: Vec<ItemSpec>,
+    /// What is told of it, and where.
+    pub webhook: Option<WebhookSpec>,
 }
 
 #[cfg(test)]

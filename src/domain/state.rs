@@ -88,6 +88,28 @@ text_enum! {
     }
 }
 
+text_enum! {
+    /// What a webhook tells of.
+    WebhookEvent {
+        /// No picture of the batch is open any more; after a retry it is told again.
+        BatchCompleted = "batch.completed",
+        /// A picture was made, or will not be.
+        ImageCompleted = "image.completed",
+    }
+}
+
+text_enum! {
+    /// How far a webhook's message has come.
+    DeliveryState {
+        /// It waits for its first or for another try, or for those before it.
+        Pending = "pending",
+        /// The receiver took it.
+        Delivered = "delivered",
+        /// It was given up; the error says why.
+        Failed = "failed",
+    }
+}
+
 impl ImageState {
     /// Whether nothing will change any more, short of a retry that a user asks for.
     #[must_use]

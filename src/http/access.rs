@@ -48,6 +48,7 @@ pub fn need(method: &Method, route: &str) -> Need {
         | "/images/{batchId}"
         | "/images/{batchId}/items/{sceneId}/{variant}"
         | "/images/{batchId}/items/{sceneId}/{variant}/thumbnail"
+        | "/images/{batchId}/webhooks"
         | "/budget"
             if reads =>
         {
@@ -63,6 +64,7 @@ pub fn need(method: &Method, route: &str) -> Need {
         | "/images/{batchId}"
         | "/images/{batchId}/items/{sceneId}/{variant}"
         | "/images/{batchId}/items/{sceneId}/{variant}/thumbnail"
+        | "/images/{batchId}/webhooks"
         | "/budget"
         | "/references"
         | "/images/{batchId}/cancel"

@@ -6,7 +6,7 @@
 //! Input is camelCase or the original service's names; both at once is a fault. An explicit `null`
 //! in an optional field counts as absent. The files: [`at`] where a fault is, [`json`] the strict
 //! reader, [`fields`] one object, [`items`] its rows, [`references`] its pictures, [`address`] where those are,
-//! [`hash`] what a repeated request is recognised by.
+//! [`webhook`] what is told of it, [`hash`] what a repeated request is recognised by.
 
 mod address;
 mod at;
@@ -16,6 +16,7 @@ mod items;
 mod json;
 mod references;
 mod retry;
+mod webhook;
 
 use serde_json::Value;
 
@@ -24,7 +25,7 @@ use self::at::{At, Faults, Noted};
 use self::fields::{Fields, Known};
 pub use self::retry::check_retry;
 #[cfg(test)]
-pub(super) use self::{items::ITEM, references::REFERENCE, retry::RETRY};
+pub(super) use self::{items::ITEM, references::REFERENCE, retry::RETRY, webhook::WEBHOOK};
 use super::problem::Fault;
 use crate::domain::spec::{BatchSpec, RunMode};
 
@@ -42,6 +43,8 @@ pub struct Rules<'a> {
     pub default_model: &'a str,
     /// By which addresses the pictures of this service are known.
     pub here: Here<'a>,
+    /// Why a webhook may not be at an address; `None` if it may.
+    pub webhook_refusal: &'a dyn Fn(&str) -> Option<String>,
 }
 
 /// A body without faults.
@@ -71,7 +74,7 @@ pub fn check(body: &[u8], rules: Rules<'_>) -> Result<Accepted, Vec<Fault>> {
 }
 
 pub(super) const BATCH: Known =
-    &[&["runMode", "run_mode"], &["model"], &["referencePack", "ref_pack_public_urls"], &["items"]];
+    &[&["runMode", "run_mode"], &["model"], &["referencePack", "ref_pack_public_urls"], &["items"], &["webhook"]];
 
 fn read_batch(value: &Value, rules: Rules<'_>, faults: &mut Faults) -> Result<Accepted, Noted> {
     let root = At::Root;
@@ -82,11 +85,15 @@ fn read_batch(value: &Value, rules: Rules<'_>, faults: &mut Faults) -> Result<Ac
     let pack = pack.map(|(value, at)| references::read_pack(value, &at, rules.here, faults)).unwrap_or_default();
     let items = items::read(&fields, &pack, rules, faults);
 
+    let webhook = fields.get("webhook");
+    let webhook = webhook.map(|(value, at)| webhook::read(value, &at, rules.webhook_refusal, faults)).transpose();
+
     let requested = model?;
     let spec = BatchSpec {
         run_mode: run_mode?.unwrap_or(RunMode::DryRun),
         model: requested.unwrap_or(rules.default_model).to_owned(),
         items: items?,
+        webhook: webhook?,
     };
     let request_hash = hash::of(&spec, requested);
     Ok(Accepted { spec, request_hash })

@@ -11,7 +11,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{AppState, docs, images, pictures, progress, references, retry, session, status};
+use super::{AppState, docs, images, pictures, progress, references, retry, session, status, webhooks};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -41,6 +41,7 @@ pub fn routes() -> (Router<AppState>, OpenApi) {
         .routes(routes!(images::get))
         .routes(routes!(images::cancel))
         .routes(routes!(retry::retry))
+        .routes(routes!(webhooks::deliveries))
         .routes(routes!(references::upload))
         .routes(routes!(images::budget))
         .routes(routes!(progress::events, progress::events_head))
@@ -81,7 +82,7 @@ mod tests {
 
     use super::*;
     use crate::domain::spec::{ReferenceMode, RunMode};
-    use crate::domain::state::{BatchState, Billing, ErrorCode};
+    use crate::domain::state::{BatchState, Billing, DeliveryState, ErrorCode, WebhookEvent};
     use crate::http::body;
     use crate::http::problem::Code;
 
@@ -113,6 +114,7 @@ mod tests {
           "get /images/{batchId}/events",
           "get /images/{batchId}/items/{sceneId}/{variant}",
           "get /images/{batchId}/items/{sceneId}/{variant}/thumbnail",
+          "get /images/{batchId}/webhooks",
           "get /metrics-lite",
           "get /openapi.json",
           "get /progress/{batchId}",
@@ -140,6 +142,7 @@ mod tests {
             ("ItemBody", body::ITEM),
             ("ReferenceObject", body::REFERENCE),
             ("RetryBody", body::RETRY),
+            ("WebhookBody", body::WEBHOOK),
         ] {
             let members = description["components"]["schemas"][schema]["properties"].as_object().unwrap();
             let mut read: Vec<_> = known.iter().map(|spellings| spellings[0]).collect();
@@ -183,6 +186,8 @@ mod tests {
             written(BatchState::ALL),
             written(Billing::ALL),
             written(ErrorCode::ALL),
+            written(WebhookEvent::ALL),
+            written(DeliveryState::ALL),
             written(Code::ALL),
             written(&[RunMode::DryRun, RunMode::Live]),
             written(&[ReferenceMode::StyleOnly, ReferenceMode::StyleAndComposition]),

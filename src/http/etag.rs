@@ -117,6 +117,7 @@ mod tests {
             unknown_cost: MicroUsd::ZERO,
             last_event,
             message: None,
+            webhook: None,
             counts: Counts::default(),
             items: Some(vec![ItemView {
                 scene_id: "a".parse().unwrap(),

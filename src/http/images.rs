@@ -18,8 +18,8 @@ use super::upload::Upload;
 use super::{AppState, prefer, upload};
 use crate::domain::ids::{BatchId, UserId};
 use crate::domain::spec::RunMode;
-use crate::service::batches::{Batches, Idempotency, Page};
-use crate::service::view::{BatchListView, BatchView, BudgetView, EstimateView};
+use crate::service::batches::{Batches, Idempotency, Page, Submitted};
+use crate::service::view::{BatchListView, BatchView, BudgetView, EstimateView, WebhookView};
 
 /// Batches in a page of the list: unless asked otherwise, and at most.
 const LIST_PAGE: (u32, u32) = (50, 200);
@@ -70,7 +70,8 @@ pub async fn submit(
     }
     let idempotency = key.map(|key| Idempotency { key, request_hash: accepted.request_hash });
     let submitted = state.batches.submit(&caller, accepted.spec, idempotency).await?;
-    answer_accepted(&state.batches, &caller.user, submitted.batch, submitted.replayed, &headers).await
+    let Submitted { batch, replayed, webhook } = submitted;
+    answer_accepted(&state.batches, &caller.user, batch, replayed, webhook, &headers).await
 }
 
 /// The original service's address for submissions: points to `/images`.
@@ -94,7 +95,7 @@ enum SubmitAnswer {
 
 /// Everything that is wrong with a submission is told at once, its header and its body.
 async fn check(state: &AppState, headers: &HeaderMap, upload: Upload) -> Result<(Option<String>, Accepted), Problem> {
-    let (limits, default_model) = (state.limits, Arc::clone(&state.default_model));
+    let (limits, default_model, webhooks) = (state.limits, Arc::clone(&state.default_model), state.webhooks.clone());
     let large = upload.bytes.len() > CHECKED_IN_PLACE;
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
     let assets = Arc::clone(&state.assets);
@@ -105,6 +106,7 @@ async fn check(state: &AppState, headers: &HeaderMap, upload: Upload) -> Result<
             max_variants: limits.max_variants,
             default_model: &default_model,
             here: Here { host: host.as_deref(), locate: &locate },
+            webhook_refusal: &|url| webhooks.refusal(url),
         };
         body::check(&upload.bytes, rules)
     };
@@ -123,19 +125,21 @@ fn stopped(error: tokio::task::JoinError) -> Problem {
     Problem::internal()
 }
 
-/// The answer to a submission or a retry that is accepted, now or by an earlier request with the same key.
+/// The answer to a submission or a retry that is accepted, now or by an earlier request with the same key. A submission
+/// shows its `webhook` with the secret.
 pub(super) async fn answer_accepted(
     batches: &Batches,
     caller: &UserId,
     batch: BatchId,
     replayed: bool,
+    webhook: Option<WebhookView>,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let mut response = match show_accepted(batches, caller, batch, headers).await {
+    let mut response = match show_accepted(batches, caller, batch, webhook.clone(), headers).await {
         Ok(response) => response,
         Err(problem) if replayed => return Err(problem),
         // It is accepted, whatever comes after: a client that is told otherwise would send it again.
-        Err(_) => accepted_unseen(batch)?,
+        Err(_) => accepted_unseen(batch, webhook.as_ref())?,
     };
     if replayed {
         response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
@@ -148,6 +152,7 @@ async fn show_accepted(
     batches: &Batches,
     caller: &UserId,
     batch: BatchId,
+    webhook: Option<WebhookView>,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let wait = prefer::wait(headers);
@@ -155,7 +160,8 @@ async fn show_accepted(
         Some(span) => batches.wait(batch, span).await?,
         None => false,
     };
-    let view = batches.get(caller, batch, &Page { limit: ITEM_PAGE.0, cursor: None }).await?;
+    let mut view = batches.get(caller, batch, &Page { limit: ITEM_PAGE.0, cursor: None }).await?;
+    view.webhook = webhook.or(view.webhook);
     let status = if ended { StatusCode::OK } else { StatusCode::ACCEPTED };
     let mut response = (status, Json(view)).into_response();
     let headers = response.headers_mut();
@@ -167,9 +173,12 @@ async fn show_accepted(
 }
 
 /// The answer for a batch that is accepted and cannot be read just now.
-fn accepted_unseen(batch: BatchId) -> Result<Response, Problem> {
+fn accepted_unseen(batch: BatchId, webhook: Option<&WebhookView>) -> Result<Response, Problem> {
     let message = "the batch is accepted and cannot be read just now; ask for it at its Location";
-    let body = serde_json::json!({"batchId": batch, "runMode": "live", "state": "queued", "message": message});
+    let mut body = serde_json::json!({"batchId": batch, "runMode": "live", "state": "queued", "message": message});
+    if let Some(webhook) = webhook {
+        body["webhook"] = serde_json::json!(webhook);
+    }
     let location = header(format!("/images/{batch}"))?;
     Ok((StatusCode::ACCEPTED, [(LOCATION, location)], Json(body)).into_response())
 }

@@ -55,7 +55,7 @@ pub async fn retry(
     let idempotency = key.map(|key| Idempotency { key, request_hash: request_hash(codes.as_deref()) });
     let caller = state.batches.acting_for(caller, batch).await?;
     let retried = state.batches.retry(&caller, batch, codes.as_deref(), idempotency).await?;
-    answer_accepted(&state.batches, &caller.user, batch, retried.replayed, &headers).await
+    answer_accepted(&state.batches, &caller.user, batch, retried.replayed, None, &headers).await
 }
 
 /// Everything that is wrong with a retry is told at once, its header and its body.

@@ -24,6 +24,24 @@ pub struct BatchBody {
     /// The rows.
     #[schema(min_items = 1, max_items = 1000)]
     items: Vec<ItemBody>,
+    /// Whom to tell what happens in a live batch.
+    webhook: Option<WebhookBody>,
+}
+
+/// Whom to tell what happens in a batch.
+#[derive(serde::Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"url": "https://example.com/hook", "events": ["batch.completed", "image.completed"]}))]
+pub struct WebhookBody {
+    /// An absolute `https://` address without user info, of a public host. It is called as references are fetched.
+    #[schema(max_length = 2048, format = "uri")]
+    url: String,
+    /// What is told; `batch.completed` alone unless given.
+    #[schema(min_items = 1)]
+    events: Option<Vec<crate::domain::state::WebhookEvent>>,
+    /// Signs the messages: `whsec_` and the base64 of 24-64 bytes. The service makes one unless given.
+    #[schema(pattern = "^whsec_[A-Za-z0-9+/]+={0,2}$")]
+    secret: Option<String>,
 }
 
 /// Which failed pictures are tried again.

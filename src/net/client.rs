@@ -12,10 +12,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, LOCATION};
-use reqwest::{Client, Response, StatusCode, redirect, retry};
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
+};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, redirect, retry};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 use super::address::Allowlist;
 use super::lookup::Lookup;
@@ -100,6 +103,15 @@ fn body_units(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(BODY_UNIT)).unwrap_or(u32::MAX)
 }
 
+/// What the server answered to what was posted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Posted {
+    /// The status, also that of a redirect.
+    pub status: StatusCode,
+    /// The header `Retry-After`.
+    pub retry_after: Option<String>,
+}
+
 /// Why nothing was fetched. Messages hold neither URLs nor addresses nor anything the server sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
@@ -170,6 +182,23 @@ impl GuardedClient {
         tokio::time::timeout(self.config.deadline, self.follow(url)).await.unwrap_or_else(late)
     }
 
+    /// Posts `body` to `url`, follows no redirect, and reads of the answer's body what the bounds permit, only so that
+    /// the server can end it in peace.
+    ///
+    /// # Errors
+    /// [`FetchError`], if there is no status; the server may have got the body all the same.
+    pub async fn post(&self, url: &str, headers: HeaderMap, body: Bytes) -> Result<Posted, FetchError> {
+        let deadline = Instant::now() + self.config.deadline;
+        let target = Target::parse(url, &self.config.allow, self.config.plain_http)?;
+        let request = self.client_for(&target).post(target.url().clone()).headers(headers).body(body);
+        let late = |_| Err(FetchError::Passing("the server did not answer in time".to_owned()));
+        let response = timeout_at(deadline, self.send(&target, request)).await.unwrap_or_else(late)?;
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let posted = Posted { status: response.status(), retry_after };
+        drop(timeout_at(deadline, drain(response, self.config.max_bytes)).await);
+        Ok(posted)
+    }
+
     async fn follow(&self, url: &str) -> Result<Fetched, FetchError> {
         let GuardConfig { allow, plain_http, .. } = &*self.config;
         let mut target = Target::parse(url, allow, *plain_http)?;
@@ -184,13 +213,19 @@ impl GuardedClient {
     }
 
     async fn ask(&self, target: &Target) -> Result<Response, FetchError> {
-        let client = match target.rule() {
+        self.send(target, self.client_for(target).get(target.url().clone())).await
+    }
+
+    const fn client_for(&self, target: &Target) -> &Client {
+        match target.rule() {
             Rule::Public => &self.public,
             Rule::Exempt => &self.exempt,
             Rule::Trusted => &self.trusted,
-        };
-        let request =
-            client.get(target.url().clone()).header(ACCEPT, self.config.accept).header(ACCEPT_ENCODING, "identity");
+        }
+    }
+
+    async fn send(&self, target: &Target, request: RequestBuilder) -> Result<Response, FetchError> {
+        let request = request.header(ACCEPT, self.config.accept).header(ACCEPT_ENCODING, "identity");
         let response = request.send().await.map_err(|error| failure_of(&error))?;
         // The resolver judged what was dialled; this holds even if a later version of a library dials otherwise.
         match response.remote_addr() {
@@ -225,6 +260,17 @@ impl GuardedClient {
     async fn body_share(&self, bytes: u64) -> Result<BodyShare, FetchError> {
         let permit = Arc::clone(&self.bodies).acquire_many_owned(body_units(bytes)).await;
         permit.map(BodyShare).map_err(|_| FetchError::Passing("the service is stopping".to_owned()))
+    }
+}
+
+/// Reads a body that nobody needs, `most` bytes of it.
+async fn drain(mut response: Response, most: u64) {
+    let mut read = 0;
+    while let Ok(Some(chunk)) = response.chunk().await {
+        read += chunk.len() as u64;
+        if read >= most {
+            return;
+        }
     }
 }
 

@@ -121,7 +121,7 @@ impl Target {
 
     /// What the addresses behind it must be.
     #[must_use]
-    pub fn rule(&self) -> Rule {
+    pub const fn rule(&self) -> Rule {
         self.rule
     }
 

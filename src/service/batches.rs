@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::MoneyRules;
 use super::links::Links;
+use super::view::WebhookView;
 use crate::assets::AssetError;
 use crate::clock::{Clock, IdSource};
 use crate::domain::ids::BatchId;
@@ -88,12 +89,14 @@ pub struct Idempotency {
 }
 
 /// An accepted submission.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Submitted {
     /// The batch.
     pub batch: BatchId,
     /// Whether an earlier request with the same key made it.
     pub replayed: bool,
+    /// Its webhook, with the secret.
+    pub webhook: Option<WebhookView>,
 }
 
 /// Which part of a list is asked for.

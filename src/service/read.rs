@@ -7,7 +7,7 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::batches::{Batches, Page, PictureLink, ServiceError};
 use super::links::MINTED_AT_ONCE;
-use super::view::{BatchListView, BatchView, BudgetView, ImageView, ItemView, ScopeView};
+use super::view::{BatchListView, BatchView, BudgetView, ImageView, ItemView, ScopeView, WebhookView};
 use crate::domain::access::{Caller, Scope};
 use crate::domain::ids::{BatchId, UserId};
 use crate::domain::money::{MicroUsd, MoneyError};
@@ -215,6 +215,7 @@ fn batch_view(row: BatchRow) -> BatchView {
         last_event: row.last_event,
         message: row.message,
         counts: row.counts,
+        webhook: row.webhook.map(WebhookView::without_secret),
         items: None,
         next_cursor: None,
     }

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use rand::Rng as _;
+
 use super::batches::{Batches, BudgetShortfall, Idempotency, ServiceError, Submitted};
-use super::view::{EstimateView, ItemEstimateView};
+use super::view::{EstimateView, ItemEstimateView, WebhookView};
 use crate::domain::access::Caller;
 use crate::domain::ids::{AttemptId, BatchId};
 use crate::domain::money::MicroUsd;
 use crate::domain::prices::ModelPrice;
 use crate::domain::spec::{BatchSpec, RunMode};
+use crate::domain::webhook::{MADE_SECRET_BYTES, Webhook, WebhookSecret, WebhookSpec};
 use crate::store::{BudgetRow, NewBatch, NewItem, SubmitOutcome};
 
 /// How long an idempotency key is remembered.
@@ -75,9 +78,13 @@ impl Batches {
             SubmitOutcome::Accepted => {
                 let (estimated, remark) = (batch.estimated_cost, batch.message.as_deref());
                 tracing::info!(batch = %batch.id, model = batch.model, %estimated, remark, "batch accepted");
-                Ok(Submitted { batch: batch.id, replayed: false })
+                let webhook = batch.webhook.map(WebhookView::with_secret);
+                Ok(Submitted { batch: batch.id, replayed: false, webhook })
             }
-            SubmitOutcome::Replayed(earlier) => Ok(Submitted { batch: earlier, replayed: true }),
+            SubmitOutcome::Replayed(earlier) => {
+                let webhook = self.store.load_webhook(earlier).await?.map(WebhookView::with_secret);
+                Ok(Submitted { batch: earlier, replayed: true, webhook })
+            }
             SubmitOutcome::KeyReused => Err(ServiceError::KeyReused),
             SubmitOutcome::OverBudget { user_limit, budget } => {
                 Err(self.shortfall(priced.total, user_limit.then_some(caller), &budget)?)
@@ -126,6 +133,7 @@ impl Batches {
             items,
             estimated_cost: priced.total,
             at: now,
+            webhook: spec.webhook.clone().map(with_secret),
             idempotency: idempotency.map(|given| (given.key, given.request_hash)),
             forget_keys_before: now.min(self.store.steady_now()).before(IDEMPOTENCY_KEPT),
         }
@@ -147,4 +155,14 @@ impl Batches {
             BudgetShortfall { estimated_cost, remaining, daily_limit, resets_at, user_limit: user.is_some() };
         Ok(ServiceError::BudgetExceeded(shortfall))
     }
+}
+
+/// The webhook that is asked for, with the secret that is given or a fresh one.
+fn with_secret(asked: WebhookSpec) -> Webhook {
+    let fresh = || {
+        let mut bytes = [0; MADE_SECRET_BYTES];
+        rand::rng().fill_bytes(&mut bytes);
+        WebhookSecret::made_of(bytes)
+    };
+    Webhook { secret: asked.secret.unwrap_or_else(fresh), url: asked.url, events: asked.events }
 }

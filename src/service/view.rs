@@ -6,8 +6,9 @@ use utoipa::ToSchema;
 use crate::domain::ids::BatchId;
 use crate::domain::money::MicroUsd;
 use crate::domain::spec::{RunMode, SceneId};
-use crate::domain::state::{BatchState, Billing, Counts, ImageError};
+use crate::domain::state::{BatchState, Billing, Counts, DeliveryState, ImageError, WebhookEvent};
 use crate::domain::time::{Day, Timestamp};
+use crate::domain::webhook::{Webhook, WebhookSecret};
 
 /// A batch and a page of its items.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -46,12 +47,87 @@ pub struct BatchView {
     pub message: Option<String>,
     /// Its pictures by state.
     pub counts: Counts,
+    /// What is told of it, and where; absent if nothing is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<WebhookView>,
     /// A page of its rows; absent in a list of batches.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub items: Option<Vec<ItemView>>,
     /// Gives the next page of items; null on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<Option<String>>,
+}
+
+/// What is told of a batch, and where.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct WebhookView {
+    /// Where.
+    pub url: String,
+    /// What.
+    pub events: Vec<WebhookEvent>,
+    /// Signs the messages; in the answer to the submission alone.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "expose")]
+    #[schema(value_type = Option<String>)]
+    secret: Option<WebhookSecret>,
+}
+
+impl WebhookView {
+    /// For whoever submits the batch.
+    #[must_use]
+    pub fn with_secret(webhook: Webhook) -> Self {
+        Self { url: webhook.url, events: webhook.events, secret: Some(webhook.secret) }
+    }
+
+    /// For everybody else who may see the batch.
+    #[must_use]
+    pub fn without_secret(webhook: Webhook) -> Self {
+        Self { url: webhook.url, events: webhook.events, secret: None }
+    }
+}
+
+#[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+fn expose<S: serde::Serializer>(secret: &Option<WebhookSecret>, to: S) -> Result<S::Ok, S::Error> {
+    secret.as_ref().map(WebhookSecret::expose).serialize(to)
+}
+
+/// What was delivered to the webhook of a batch.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WebhookLogView {
+    /// The webhook, without its secret; null if the batch has none.
+    pub webhook: Option<WebhookView>,
+    /// The messages in the order in which they are delivered: each waits for the one before.
+    pub deliveries: Vec<DeliveryView>,
+    /// Gives the next page; null on the last.
+    pub next_cursor: Option<String>,
+}
+
+/// One message to a webhook.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliveryView {
+    /// The header `webhook-id`, the same at each try.
+    #[schema(example = "msg_01KB0000000000000000000000_4")]
+    pub id: String,
+    /// What it tells of.
+    pub r#type: WebhookEvent,
+    /// How far it has come.
+    pub state: DeliveryState,
+    /// Tries so far, one under way included.
+    pub attempts: u32,
+    /// When it is tried next; null while it is tried, while it waits for the one before, and at its end.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub next_attempt_at: Option<Timestamp>,
+    /// The status that the receiver answered last; null if it did not answer.
+    pub last_status: Option<u16>,
+    /// Why the last try failed.
+    pub last_error: Option<String>,
+    /// When the receiver took it.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub delivered_at: Option<Timestamp>,
+    /// When it happened.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
 }
 
 /// One row of a batch.

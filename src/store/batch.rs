@@ -3,11 +3,12 @@
 use sqlx::AnyConnection;
 
 use super::rows::Columns as _;
+use super::webhooks::wanted;
 use super::{Store, StoreError, transaction};
 use crate::domain::event::Event;
 use crate::domain::ids::BatchId;
 use crate::domain::money::MicroUsd;
-use crate::domain::state::{BatchState, Counts};
+use crate::domain::state::{BatchState, Counts, WebhookEvent};
 use crate::domain::time::Timestamp;
 
 /// A held row, and the changes it will get.
@@ -21,6 +22,8 @@ pub(super) struct OpenBatch {
     pub(super) actual_cost: i64,
     pub(super) unknown_cost: i64,
     pub(super) events: Vec<Event>,
+    /// What its webhook is told; nothing where it has none.
+    wanted: Vec<WebhookEvent>,
     last_event: i64,
 }
 
@@ -63,7 +66,8 @@ impl Store {
     ) -> Result<Option<OpenBatch>, StoreError> {
         let sql = "UPDATE batches SET last_event = last_event WHERE id = $1
                    RETURNING owner, last_event, cancelled_at, total, completed, failed, cancelled, actual_cost,
-                     unknown_cost, user_limit";
+                     unknown_cost, user_limit,
+                     (SELECT w.events FROM webhooks w WHERE w.batch_id = batches.id) AS wanted";
         let row = sqlx::query(sql)
             .bind(batch.to_string())
             .fetch_optional(connection)
@@ -81,6 +85,7 @@ impl Store {
             actual_cost: row.int("actual_cost")?,
             unknown_cost: row.int("unknown_cost")?,
             events: Vec::new(),
+            wanted: row.optional_text("wanted")?.map_or(Ok(Vec::new()), |text| wanted(&text))?,
             last_event: row.int("last_event")?,
         }))
     }
@@ -103,6 +108,7 @@ impl Store {
             batch.events.push(Event::Done { processed: counts.total, state, counts, cost, unknown_cost });
         }
         self.insert_events(connection, id, batch.last_event, at, &batch.events).await?;
+        self.insert_deliveries(connection, id, batch.last_event, at, &batch.events, &batch.wanted).await?;
         let state = if finished { batch.counts.state() } else { BatchState::Running };
         let events = i64::try_from(batch.events.len()).map_err(StoreError::corrupt)?;
         let sql = "UPDATE batches SET last_event = $2, completed = $3, failed = $4, cancelled = $5, actual_cost = $6,

@@ -6,6 +6,7 @@ use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
 use super::rows::Columns as _;
+use super::webhooks::webhook;
 use super::{Store, StoreError};
 use crate::domain::ids::{BatchId, ImageKey, UserId};
 use crate::domain::money::MicroUsd;
@@ -13,6 +14,7 @@ use crate::domain::picture::Picture;
 use crate::domain::spec::SceneId;
 use crate::domain::state::{BatchState, Billing, Counts, ImageError, ImageState};
 use crate::domain::time::Timestamp;
+use crate::domain::webhook::Webhook;
 
 /// A batch.
 #[derive(Debug, Clone)]
@@ -37,6 +39,8 @@ pub struct BatchRow {
     pub actual_cost: MicroUsd,
     /// The part of that for calls whose outcome is not known.
     pub unknown_cost: MicroUsd,
+    /// What is told of it, and where.
+    pub webhook: Option<Webhook>,
 }
 
 /// A row of a batch.
@@ -83,8 +87,10 @@ pub struct BatchFilter {
 }
 
 const BATCH_COLUMNS: &str = "id, model, message, created_at, finished_at, last_event, total, completed, failed,
-    cancelled, estimated_cost, actual_cost, unknown_cost,
+    cancelled, estimated_cost, actual_cost, unknown_cost, url, webhooks.events AS wanted, secret,
     (SELECT COUNT(*) FROM images m WHERE m.batch_id = batches.id AND m.state IN ('claimed', 'running')) AS running";
+
+const BATCHES: &str = "batches LEFT JOIN webhooks ON webhooks.batch_id = batches.id";
 
 const IMAGE_COLUMNS: &str = "batch_id, ordinal, variant, state, attempts, cost, billing, picture, error";
 
@@ -109,6 +115,7 @@ fn batch_row(row: &AnyRow) -> Result<BatchRow, StoreError> {
         estimated_cost: row.money("estimated_cost")?,
         actual_cost: row.money("actual_cost")?,
         unknown_cost: row.money("unknown_cost")?,
+        webhook: webhook(row)?,
     })
 }
 
@@ -154,7 +161,7 @@ impl Store {
         };
         let whose = if owner.is_some() { "owner = $1" } else { "$1 = ''" };
         let sql = format!(
-            "SELECT {BATCH_COLUMNS} FROM batches WHERE {whose} AND id < $2 AND {state} ORDER BY id DESC LIMIT $3"
+            "SELECT {BATCH_COLUMNS} FROM {BATCHES} WHERE {whose} AND id < $2 AND {state} ORDER BY id DESC LIMIT $3"
         );
         // `bau` sorts behind every `bat_…`.
         let before = filter.before.map_or_else(|| "bau".to_owned(), |batch| batch.to_string());
@@ -207,7 +214,7 @@ impl Store {
         batch: BatchId,
         owner: &UserId,
     ) -> Result<Option<BatchRow>, StoreError> {
-        let sql = format!("SELECT {BATCH_COLUMNS} FROM batches WHERE id = $1 AND owner = $2");
+        let sql = format!("SELECT {BATCH_COLUMNS} FROM {BATCHES} WHERE id = $1 AND owner = $2");
         let row = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(batch.to_string())
             .bind(owner.as_str())

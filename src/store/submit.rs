@@ -11,6 +11,7 @@ use crate::domain::money::MicroUsd;
 use crate::domain::spec::ItemSpec;
 use crate::domain::state::{AttemptState, BatchState, ImageState};
 use crate::domain::time::Timestamp;
+use crate::domain::webhook::Webhook;
 
 /// A row of a batch that is to be accepted.
 pub struct NewItem {
@@ -42,6 +43,8 @@ pub struct NewBatch {
     pub user_limit: Option<MicroUsd>,
     /// The client's name for the submission, and the hash of what it asked for.
     pub idempotency: Option<(String, String)>,
+    /// What is told of it, and where.
+    pub webhook: Option<Webhook>,
     /// Keys of batches accepted before this time are forgotten.
     pub forget_keys_before: Timestamp,
 }
@@ -134,6 +137,9 @@ impl Store {
         let inserted = self.insert_batch(connection, batch).await;
         if let Some(earlier) = inserted.map_err(|error| error.of_key(batch.idempotency.is_some()))? {
             return Ok(earlier);
+        }
+        if let Some(webhook) = &batch.webhook {
+            self.insert_webhook(connection, batch.id, webhook).await?;
         }
         self.insert_items(connection, batch).await?;
         let images = batch.images();

@@ -14,7 +14,7 @@ struct Layer {
     may_use: &'static [&'static str],
 }
 
-const PORTS: [&str; 4] = ["provider", "assets", "references", "ledger"];
+const PORTS: [&str; 5] = ["provider", "assets", "references", "ledger", "webhooks"];
 
 /// Code below a port that belongs to the port, not to an adapter: what a picture is, whoever keeps or sends it.
 const PARTS_OF_PORTS: [&str; 3] = ["assets::object", "assets::picture", "references::content"];
@@ -39,14 +39,27 @@ const LAYERS: &[Layer] = &[
     Layer { path: "assets", may_use: &["domain", "clock"] },
     Layer { path: "references", may_use: &["domain", "clock"] },
     Layer { path: "ledger", may_use: &["domain", "clock"] },
+    Layer { path: "webhooks", may_use: &["domain", "clock"] },
     // Their adapters: `*` is any one name below the port.
     Layer { path: "provider::*", may_use: &["provider", "domain", "clock", "durable"] },
     Layer { path: "assets::*", may_use: &["assets", "domain", "clock", "durable", "gcs", "failpoint"] },
     Layer { path: "references::*", may_use: &["references", "assets::picture", "net", "domain", "clock", "durable"] },
     Layer { path: "ledger::*", may_use: &["ledger", "domain", "clock", "durable", "gcs"] },
+    Layer { path: "webhooks::*", may_use: &["webhooks", "net", "domain", "clock"] },
     Layer {
         path: "service",
-        may_use: &["store", "provider", "assets", "references", "ledger", "domain", "clock", "telemetry", "failpoint"],
+        may_use: &[
+            "store",
+            "provider",
+            "assets",
+            "references",
+            "ledger",
+            "webhooks",
+            "domain",
+            "clock",
+            "telemetry",
+            "failpoint",
+        ],
     },
     // The assets port: `/assets/…` hands a signed query to it and streams what it opens.
     Layer { path: "http", may_use: &["service", "assets", "domain", "clock", "telemetry"] },
@@ -62,7 +75,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tower_http", &["http", "app"]),
     ("hyper", &["http", "app"]),
     ("hyper_util", &["http", "app"]),
-    ("reqwest", &["net", "provider::*", "references::*", "assets::*", "ledger::*", "cli"]),
+    ("reqwest", &["net", "provider::*", "references::*", "assets::*", "ledger::*", "webhooks::*", "cli"]),
     ("google_cloud_storage", &["gcs", "assets::gcs", "ledger::gcs"]),
     ("google_cloud_gax", &["gcs", "assets::gcs", "ledger::gcs"]),
     ("google_cloud_auth", &["gcs", "assets::gcs", "ledger::gcs"]),

@@ -75,6 +75,7 @@ impl Bench {
             estimated_cost: RESERVE.times(rows * variants).unwrap(),
             at: self.clock.now(),
             user_limit: None,
+            webhook: None,
             idempotency: None,
             forget_keys_before: Timestamp::from_millis(0),
         }

@@ -27,9 +27,9 @@ const FIRST: [Fault; 8] = [
     Fault::CloseWithin,
     Fault::None,
 ];
-/// The points of making a picture and of its settlement; those of the ledger have a test of their own.
+/// The points of making a picture and of its settlement; those of the ledger and of webhooks have tests of their own.
 fn points() -> impl Iterator<Item = &'static str> {
-    failpoint::POINTS.iter().copied().filter(|point| !point.starts_with("ledger."))
+    failpoint::POINTS.iter().copied().filter(|point| !point.starts_with("ledger.") && !point.starts_with("webhook."))
 }
 
 /// The point that only a process comes to that takes over from a dead one.

@@ -60,3 +60,4 @@ mod three_instances;
 mod throughput;
 mod uploads;
 mod verify;
+mod webhooks;

@@ -38,14 +38,7 @@ pub struct Here<'a> {
 /// # Errors
 /// What is wrong with it.
 pub(super) fn read(text: &str, here: Here<'_>) -> Result<Address, Cow<'static, str>> {
-    // The parser would drop white space and control characters in silence.
-    let odd = |c: char| c.is_whitespace() || c.is_control();
-    if text.chars().count() > MAX_CHARS {
-        return Err(format!("must have at most {MAX_CHARS} characters").into());
-    }
-    if text.chars().any(odd) {
-        return Err("must be a URL without white space or control characters".into());
-    }
+    check_characters(text)?;
     if let Some(own) = own(text, here) {
         return Ok(own);
     }
@@ -55,22 +48,59 @@ pub(super) fn read(text: &str, here: Here<'_>) -> Result<Address, Cow<'static, s
                 .into(),
         );
     }
-    match Url::parse(text) {
-        Err(_) => Err("must be an absolute URL that starts with https:// or http://, or the url or uri of a picture of this service".into()),
-        Ok(url) if !matches!(url.scheme(), "http" | "https") => {
-            Err("only https:// and http:// references are taken, and the url or uri of a picture of this service".into())
+    let url = match Url::parse(text) {
+        Err(_) => {
+            return Err("must be an absolute URL that starts with https:// or http://, or the url or uri of a picture of this service".into());
         }
-        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            Err("must not contain a user name or a password".into())
+        Ok(url) if !is_web(&url) => {
+            return Err(
+                "only https:// and http:// references are taken, and the url or uri of a picture of this service"
+                    .into(),
+            );
         }
-        Ok(url) if url.host_str().is_none_or(str::is_empty) => Err("must name a host".into()),
-        Ok(url) => {
-            let is_here = url.path().starts_with(OWN) && here.host.is_some_and(|host| is_at(&url, host));
-            let path = is_here.then(|| &url[url::Position::BeforePath..url::Position::AfterQuery]);
-            let own = path.and_then(|path| own(path, here));
-            Ok(own.unwrap_or_else(|| Address { url: text.to_owned(), normal: url.into() }))
-        }
+        Ok(url) => url,
+    };
+    check_host(&url)?;
+    let is_here = url.path().starts_with(OWN) && here.host.is_some_and(|host| is_at(&url, host));
+    let path = is_here.then(|| &url[url::Position::BeforePath..url::Position::AfterQuery]);
+    let own = path.and_then(|path| own(path, here));
+    Ok(own.unwrap_or_else(|| Address { url: text.to_owned(), normal: url.into() }))
+}
+
+/// Checks an absolute web address without user info.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn read_web(text: &str) -> Result<(), Cow<'static, str>> {
+    check_characters(text)?;
+    let url = Url::parse(text).ok().filter(is_web);
+    check_host(&url.ok_or("must be an absolute URL that starts with https://")?)
+}
+
+fn check_characters(text: &str) -> Result<(), Cow<'static, str>> {
+    // The parser would drop white space and control characters in silence.
+    let odd = |c: char| c.is_whitespace() || c.is_control();
+    if text.chars().count() > MAX_CHARS {
+        return Err(format!("must have at most {MAX_CHARS} characters").into());
     }
+    if text.chars().any(odd) {
+        return Err("must be a URL without white space or control characters".into());
+    }
+    Ok(())
+}
+
+fn is_web(url: &Url) -> bool {
+    matches!(url.scheme(), "http" | "https")
+}
+
+fn check_host(url: &Url) -> Result<(), Cow<'static, str>> {
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must not contain a user name or a password".into());
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err("must name a host".into());
+    }
+    Ok(())
 }
 
 /// The address of a picture of this service, if `text` is one.

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use sha2::{Digest, Sha256};
 
 use crate::domain::spec::{BatchSpec, ItemSpec, Reference, RunMode};
+use crate::domain::webhook::{WebhookSecret, WebhookSpec};
 
 /// Written first, so that a later change of the form cannot be taken for another request.
 const FORM: &[u8] = b"orchestrator batch 1\n";
@@ -27,6 +28,10 @@ pub(super) fn of(spec: &BatchSpec, requested: Option<&str>) -> String {
     form.number(spec.items.len());
     for item in &spec.items {
         form.item(item);
+    }
+    // A batch without one has the form that it had before there were any.
+    if let Some(webhook) = &spec.webhook {
+        form.webhook(webhook);
     }
     let mut hex = String::with_capacity(64);
     for byte in form.0.finalize() {
@@ -63,6 +68,16 @@ impl Form {
         for reference in &item.references {
             self.reference(reference);
         }
+    }
+
+    fn webhook(&mut self, webhook: &WebhookSpec) {
+        self.text("webhook");
+        self.text(&webhook.url);
+        self.number(webhook.events.len());
+        for event in &webhook.events {
+            self.text(event.as_str());
+        }
+        self.optional(webhook.secret.as_ref().map(WebhookSecret::expose).as_deref());
     }
 
     fn reference(&mut self, reference: &Reference) {

@@ -2,12 +2,15 @@ use serde_json::json;
 
 use super::*;
 use crate::domain::spec::{ImageSize, ReferenceMode};
+use crate::domain::state::WebhookEvent;
+use crate::domain::webhook::WebhookSpec;
 
 const RULES: Rules<'_> = Rules {
     max_rows: 1_000,
     max_variants: 3,
     default_model: "standard",
     here: Here { host: Some("127.0.0.1:9090"), locate: &stored },
+    webhook_refusal: &|url| url.contains("private").then(|| "it is private".to_owned()),
 };
 
 /// A storage that knows its objects by a path and by a bucket.
@@ -79,7 +82,7 @@ fn the_original_services_names_mean_the_same_as_ours() {
 #[test]
 fn every_fault_of_a_body_is_told_at_once_where_it_is() {
     let body = json!({
-        "runMode": "fast", "run_mode": "live", "model": "", "webhook": "https://a.test", "a/b~c": 1,
+        "runMode": "fast", "run_mode": "live", "model": "", "webHook": "https://a.test", "a/b~c": 1,
         "referencePack": ["ftp://a.test/x", 7],
         "items": [
             {"sceneId": "s-1", "prompt": " ", "variants": 4, "imageSize": "8K", "aspectRatio": "7:1", "colour": "red"},
@@ -91,8 +94,8 @@ fn every_fault_of_a_body_is_told_at_once_where_it_is() {
     });
     insta::assert_json_snapshot!(faults(&body), @r#"
     [
-      "/a~1b~0c: unknown field; known here: runMode, model, referencePack, items",
-      "/webhook: unknown field; known here: runMode, model, referencePack, items",
+      "/a~1b~0c: unknown field; known here: runMode, model, referencePack, items, webhook",
+      "/webHook: unknown field; known here: runMode, model, referencePack, items, webhook",
       "/run_mode: the same as runMode; give one of them",
       "/runMode: must be dry_run or live",
       "/model: must be the name of a model, at most 100 characters",
@@ -356,6 +359,7 @@ fn the_request_hash_knows_the_meaning_and_not_the_writing() {
         r#"{"runMode":"live","items":[{"sceneId":"a","prompt":"x","aspectRatio":"3:2"}]}"#,
         r#"{"runMode":"live","items":[{"sceneId":"a","prompt":"x","references":["https://a.test/"]}]}"#,
         r#"{"runMode":"live","items":[{"sceneId":"a","prompt":"x"},{"sceneId":"b","prompt":"x"}]}"#,
+        r#"{"runMode":"live","items":[{"sceneId":"a","prompt":"x"}],"webhook":{"url":"https://a.test/"}}"#,
     ] {
         assert_ne!(base, hash(other), "{other}");
     }
@@ -368,4 +372,74 @@ fn a_request_hash_does_not_depend_on_the_default_model() {
     let (one, two) = (check(body, RULES).unwrap(), check(body, other).unwrap());
     assert_ne!(one.spec.model, two.spec.model);
     assert_eq!(one.request_hash, two.request_hash);
+}
+
+fn webhook(webhook: &Value) -> Result<WebhookSpec, Vec<Fault>> {
+    let checked = check_value(&json!({"items": [{"sceneId": "a", "prompt": "x"}], "webhook": webhook}));
+    checked.map(|accepted| accepted.spec.webhook.unwrap())
+}
+
+#[test]
+fn a_webhook_is_told_of_the_end_unless_it_asks_for_more() {
+    let read = webhook(&json!({"url": "https://a.test/hook?x=1"})).unwrap();
+    assert_eq!(read.url, "https://a.test/hook?x=1");
+    assert_eq!((read.events, read.secret), (vec![WebhookEvent::BatchCompleted], None));
+    let events = json!(["image.completed", "batch.completed", "image.completed"]);
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let read = webhook(&json!({"url": "https://a.test/", "events": events, "secret": secret})).unwrap();
+    assert_eq!(read.events, [WebhookEvent::BatchCompleted, WebhookEvent::ImageCompleted], "each once");
+    assert_eq!(read.secret.unwrap().expose(), secret);
+    let none = accepted(&json!({"items": [{"sceneId": "a", "prompt": "x"}], "webhook": null})).spec;
+    assert_eq!(none.webhook, None);
+}
+
+#[test]
+fn what_is_wrong_with_a_webhook_is_told_where_it_is() {
+    let faults = |value: &Value| -> Vec<String> {
+        let faults = webhook(value).expect_err("it has faults").into_iter();
+        faults.map(|fault| format!("{}: {}", fault.pointer.unwrap(), fault.detail)).collect()
+    };
+    let body = json!({"url": "https://private.test/", "events": ["batch.completed", "done", 7], "secret": "whsec_AAAA", "name": 1});
+    insta::assert_json_snapshot!(faults(&body), @r#"
+    [
+      "/webhook/name: unknown field; known here: url, events, secret",
+      "/webhook/url: messages do not go there: it is private",
+      "/webhook/events/1: must be one of batch.completed, image.completed",
+      "/webhook/events/2: must be one of batch.completed, image.completed",
+      "/webhook/secret: must be whsec_ and the base64 of 24-64 bytes"
+    ]
+    "#);
+    for (value, fault) in [
+        (json!("https://a.test/"), "/webhook: must be an object, not a string"),
+        (json!({}), "/webhook/url: is required"),
+        (json!({"url": "gs://pictures/a"}), "/webhook/url: must be an absolute URL that starts with https://"),
+        (
+            json!({"url": "https://a.test/", "events": []}),
+            "/webhook/events: must name at least one of batch.completed, image.completed; leave it out for the first",
+        ),
+        (
+            json!({"url": "https://a.test/", "events": "batch.completed"}),
+            "/webhook/events: must be an array, not a string",
+        ),
+        (json!({"url": "https://a.test/", "secret": 7}), "/webhook/secret: must be a string, not a number"),
+    ] {
+        assert_eq!(faults(&value), [fault]);
+    }
+}
+
+#[test]
+fn the_request_hash_knows_the_meaning_of_a_webhook() {
+    let hash = |webhook: Value| {
+        accepted(&json!({"items": [{"sceneId": "a", "prompt": "x"}], "webhook": webhook})).request_hash
+    };
+    let base = hash(json!({"url": "https://a.test/"}));
+    assert_eq!(base, hash(json!({"events": ["batch.completed"], "url": "https://a.test/"})));
+    for other in [
+        json!(null),
+        json!({"url": "https://a.test/x"}),
+        json!({"url": "https://a.test/", "events": ["image.completed"]}),
+        json!({"url": "https://a.test/", "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}),
+    ] {
+        assert_ne!(base, hash(other.clone()), "{other}");
+    }
 }

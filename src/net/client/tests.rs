@@ -473,3 +473,25 @@ async fn a_proxy_in_the_environment_is_not_used() {
     assert!(outcome.status.success() && told.contains("1 passed"), "{told}");
     assert_eq!(proxy.connections(), 0);
 }
+
+#[tokio::test]
+async fn a_post_is_answered_by_the_status_alone() {
+    let server = Server::start(|path, _| match path {
+        "/endless" => Answer::Endless(b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), vec![b'x'; 4_096]),
+        "/redirect" => Answer::redirect("http://127.0.0.1/"),
+        "/busy" => Answer::with_headers("503 Busy", "Retry-After: 7\r\nContent-Length: 0\r\n", b""),
+        _ => Answer::with_headers("200 OK", "Content-Length: 9\r\n", b"short"),
+    })
+    .await;
+    let config = GuardConfig { allow: server.addr.to_string().parse().unwrap(), ..GuardConfig::default() };
+    let client = GuardedClient::new(config, Names::default()).unwrap();
+    for (path, status, retry_after) in
+        [("/endless", 200, None), ("/redirect", 302, None), ("/busy", 503, Some("7")), ("/torn", 200, None)]
+    {
+        let posted = client.post(&server.url(path), HeaderMap::new(), Bytes::from_static(b"{}")).await.unwrap();
+        assert_eq!((posted.status.as_u16(), posted.retry_after.as_deref()), (status, retry_after), "{path}");
+    }
+    assert!(server.requests().iter().all(|request| request.starts_with("POST ")));
+    let refused = client.post("http://127.0.0.1/", HeaderMap::new(), Bytes::new()).await;
+    assert!(matches!(refused, Err(FetchError::Blocked(_))));
+}

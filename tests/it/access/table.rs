@@ -23,6 +23,7 @@ const ROUTES: &[(&str, &str, &str, u16, u16)] = &[
     ("POST", "/images/{batchId}/stream-token", "read", 404, 200),
     ("GET", "/images/{batchId}/items/{sceneId}/{variant}", "read", 404, 302),
     ("GET", "/images/{batchId}/items/{sceneId}/{variant}/thumbnail", "read", 404, 302),
+    ("GET", "/images/{batchId}/webhooks", "read", 404, 200),
     ("POST", "/references", "submit", 415, 415),
     ("GET", "/budget", "read", 200, 200),
     ("POST", "/session", "key", 200, 200),

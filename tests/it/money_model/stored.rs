@@ -205,6 +205,7 @@ impl Stored {
             estimated_cost: money(price).times(rows * variants).unwrap(),
             at: process.clock.now(),
             user_limit: None,
+            webhook: None,
             idempotency: None,
             forget_keys_before: Timestamp::from_millis(0),
         };

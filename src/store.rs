@@ -131,19 +131,17 @@ impl StoreError {
     pub fn is_outage(&self) -> bool {
         match self {
             // A damaged row is no outage: others can be written.
-            Self::Unavailable(sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::RowNotFound) => {
-                false
-            }
-            Self::Unavailable(error) => {
-                error.as_database_error().is_none_or(|error| error.code().is_some_and(|code| dialect::is_outage(&code)))
-            }
-            Self::LockWait | Self::Full(_) | Self::ReadOnly(_) | Self::Locked(_) => true,
-            Self::KeyInUse
+            Self::Unavailable(sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::RowNotFound)
+            | Self::KeyInUse
             | Self::Corrupt(_)
             | Self::Migration(_)
             | Self::InUse(_)
             | Self::LockFile { .. }
             | Self::UnknownEngine => false,
+            Self::Unavailable(error) => {
+                error.as_database_error().is_none_or(|error| error.code().is_some_and(|code| dialect::is_outage(&code)))
+            }
+            Self::LockWait | Self::Full(_) | Self::ReadOnly(_) | Self::Locked(_) => true,
         }
     }
 }

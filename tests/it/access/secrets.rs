@@ -27,6 +27,9 @@ const FAULTS: [Fault; 9] = [
     Fault::Blocked,
 ];
 
+/// `whsec_` and the base64 of 24 bytes.
+const WEBHOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
 async fn no_secret_is_in_the_log_on_any_path_at_trace_level(database: Arc<Database>) {
     let fake = FakeGemini::start(
         &encoded(&plain(33), image::ImageFormat::Png),
@@ -58,6 +61,8 @@ async fn no_secret_is_in_the_log_on_any_path_at_trace_level(database: Arc<Databa
         ("a reference's signature", "canary-signature".to_owned()),
         ("the provider's key", "canary-provider-key".to_owned()),
         ("the database's password", "canary-password".to_owned()),
+        ("a webhook's secret", WEBHOOK_SECRET[6..].to_owned()),
+        ("a webhook's address", "canary-hook".to_owned()),
         ("a wrong key", key(99)[17..].to_owned()),
         ("Alice's key", key(ALICE)[17..].to_owned()),
         ("Bob's key", key(BOB)[17..].to_owned()),
@@ -93,13 +98,22 @@ async fn exercise(service: &Service, canaries: &mut BTreeMap<&'static str, Strin
     let mut items: Vec<Value> = (0..FAULTS.len()).map(row).collect();
     let reference = json!({"url": "http://127.0.0.1:1/a.png?X-Signature=canary-signature"});
     items.push(json!({"sceneId": "r", "prompt": "canary-prompt", "references": [reference]}));
-    let id = service.submit_as(&alice, &json!({"runMode": "live", "items": items})).await;
+    let webhook = json!({"url": "http://127.0.0.1:1/canary-hook?key=canary-hook", "secret": WEBHOOK_SECRET});
+    let id = service.submit_as(&alice, &json!({"runMode": "live", "items": items, "webhook": webhook})).await;
     let path = format!("/images/{id}");
     let token = service.ask("POST", &format!("{path}/stream-token"), Some(&alice), None).await.json();
     let token = token["token"].as_str().unwrap();
     canaries.insert("a stream's token", token.to_owned());
     let view = service.finished_as(&alice, &id).await;
     service.get(&format!("{path}/events?token={token}")).await.expect(200);
+
+    let tried = async || {
+        let log = service.ask("GET", &format!("{path}/webhooks"), Some(&alice), None).await.expect(200).json();
+        !log["deliveries"][0]["lastError"].is_null()
+    };
+    while !tried().await {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 
     let link = view["items"][0]["images"][0]["url"].as_str().unwrap();
     let signature = link.split("signature=").nth(1).unwrap();
@@ -111,6 +125,7 @@ async fn exercise(service: &Service, canaries: &mut BTreeMap<&'static str, Strin
     for body in [
         json!({"items": [{"sceneId": "canary-prompt !", "prompt": "canary-prompt"}]}),
         json!({"canary-prompt": 1}),
+        json!({"items": [], "webhook": {"url": "canary-hook", "secret": WEBHOOK_SECRET[6..], "canary-hook": 1}}),
         json!({"items": [{"sceneId": "a", "prompt": "canary-prompt", "aspectRatio": "canary-prompt"}]}),
         json!({"items": [{"sceneId": "a", "prompt": "canary-prompt", "references": ["ftp://canary-signature/"]}]}),
     ] {

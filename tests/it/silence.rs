@@ -19,36 +19,44 @@ use crate::process::PATIENCE;
 struct Network {
     address: SocketAddr,
     silences: watch::Sender<()>,
+    /// Connections on which something is heard.
+    heard: watch::Sender<usize>,
 }
 
 impl Network {
     async fn to(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, silences) = (listener.local_addr().unwrap(), watch::Sender::new(()));
-        let silence = silences.clone();
+        let (silence, heard) = (silences.clone(), watch::Sender::new(0));
+        let count = heard.clone();
         tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                let (server, mut silence) = (server.clone(), silence.subscribe());
+                let (server, mut silence, count) = (server.clone(), silence.subscribe(), count.clone());
+                count.send_modify(|heard| *heard += 1);
                 tokio::spawn(async move {
                     let (mut client, mut server) = (client, TcpStream::connect(server).await.unwrap());
                     tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {
+                            count.send_modify(|heard| *heard -= 1);
+                        }
                         // The server's end is gone, and the client's is told nothing.
                         _ = silence.changed() => {
                             drop(server);
+                            count.send_modify(|heard| *heard -= 1);
                             std::future::pending::<()>().await;
                         }
                     }
                 });
             }
         });
-        Self { address, silences }
+        Self { address, silences, heard }
     }
 
     /// Nothing is heard any more on the connections that there are; new ones work.
-    fn fall_silent(&self) {
+    async fn fall_silent(&self) {
         self.silences.send_replace(());
+        self.heard.subscribe().wait_for(|heard| *heard == 0).await.unwrap();
     }
 }
 
@@ -97,7 +105,7 @@ async fn what_waits_on_a_silent_connection_ends_and_the_next_try_works() {
         let (statement, transaction) = (beating(&bench), tokio::spawn(cancel));
         let given_up: Vec<_> = (2..CONNECTIONS).map(|_| beating(&bench)).collect();
         locked(&database, CONNECTIONS).await;
-        network.fall_silent();
+        network.fall_silent().await;
         lock.rollback().await.unwrap();
         // Who does not wait any longer keeps no connection from the others.
         given_up.iter().for_each(tokio::task::JoinHandle::abort);

@@ -55,9 +55,9 @@ impl Parameters {
         Self { pairs: form_urlencoded::parse(query.as_bytes()).into_owned().collect(), faults: Vec::new() }
     }
 
-    /// The value of `name`.
+    /// The value of `name`; an empty one counts as absent.
     pub fn take(&mut self, name: &'static str) -> Option<String> {
-        let mut values = self.pairs.iter().filter(|(given, _)| given == name);
+        let mut values = self.pairs.iter().filter(|(given, value)| given == name && !value.is_empty());
         let value = values.next().map(|(_, value)| value.clone());
         if values.next().is_some() {
             self.faults.push(Fault::in_query(name, "is given twice"));
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(parameters.state(), Some(BatchState::Running));
         assert!(parameters.finish().is_ok());
 
-        for bad in ["", "0", "201", "-1", "x", "1.5", "99999999999"] {
+        for bad in ["0", "201", "-1", "x", "1.5", "99999999999"] {
             let mut parameters = Parameters::of(&format!("limit={bad}&state=sleeping"));
             parameters.page(50, 200);
             parameters.state();

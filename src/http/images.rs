@@ -199,7 +199,7 @@ pub(super) fn header(text: String) -> Result<HeaderValue, Problem> {
     get, path = "/images", tag = "batches",
     params(
         ("limit" = Option<u32>, Query, description = "1-200", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, pattern = "^bat_[0-7][0-9A-HJKMNP-TV-Z]{25}$", description = "`nextCursor` of the page before"),
+        ("cursor" = Option<String>, Query, pattern = "^(bat_[0-7][0-9A-HJKMNP-TV-Z]{25})?$", description = "`nextCursor` of the page before"),
         ("state" = Option<crate::domain::state::BatchState>, Query, description = "Only batches in this state"),
     ),
     responses(
@@ -224,7 +224,7 @@ pub async fn list(
     params(
         ("batchId" = String, Path, description = "`bat_` and a ULID"),
         ("limit" = Option<u32>, Query, description = "Items, 1-200; 100 unless given", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, pattern = "^[0-9]{1,9}$", description = "`nextCursor` of the page before"),
+        ("cursor" = Option<String>, Query, pattern = "^([0-9]{1,9})?$", description = "`nextCursor` of the page before"),
         ("If-None-Match" = Option<String>, Header, description = "An `ETag` of this page"),
     ),
     responses(

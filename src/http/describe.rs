@@ -11,7 +11,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{AppState, docs, images, pictures, progress, references, retry, session, status, webhooks};
+use super::{AppState, docs, images, pictures, progress, references, results, retry, session, status, webhooks};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -41,6 +41,7 @@ pub fn routes() -> (Router<AppState>, OpenApi) {
         .routes(routes!(images::get))
         .routes(routes!(images::cancel))
         .routes(routes!(retry::retry))
+        .routes(routes!(results::results))
         .routes(routes!(webhooks::deliveries))
         .routes(routes!(references::upload))
         .routes(routes!(images::budget))
@@ -114,6 +115,7 @@ mod tests {
           "get /images/{batchId}/events",
           "get /images/{batchId}/items/{sceneId}/{variant}",
           "get /images/{batchId}/items/{sceneId}/{variant}/thumbnail",
+          "get /images/{batchId}/results",
           "get /images/{batchId}/webhooks",
           "get /metrics-lite",
           "get /openapi.json",

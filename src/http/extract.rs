@@ -96,6 +96,12 @@ impl Parameters {
     pub fn finish(self) -> Result<(), Problem> {
         if self.faults.is_empty() { Ok(()) } else { Err(Problem::invalid(self.faults)) }
     }
+
+    /// Ends the reading where more is to be told with it: everything that was refused.
+    #[must_use]
+    pub fn into_faults(self) -> Vec<Fault> {
+        self.faults
+    }
 }
 
 /// The batch that a path names. A text that is no id names nothing.

@@ -9,6 +9,7 @@ use super::extract::{Identity, batch_id, idempotency_key};
 use super::images::answer_accepted;
 use super::problem::Problem;
 use super::schema::RetryBody;
+use super::upload::Format;
 use super::{AppState, body, upload};
 use crate::domain::state::ErrorCode;
 use crate::service::batches::Idempotency;
@@ -67,7 +68,7 @@ async fn read(
     let checked = if body.is_end_stream() {
         Ok(None)
     } else {
-        body::check_retry(&upload::read_json(headers, body, MAX_BYTES, &state.uploads).await?.bytes)
+        body::check_retry(&upload::read(headers, body, &[Format::Json], MAX_BYTES, &state.uploads).await?.bytes)
     };
     match (idempotency_key(headers), checked) {
         (Ok(key), Ok(codes)) => Ok((key, codes)),

@@ -44,6 +44,8 @@ async fn check(settings: Settings, key: Option<&str>) {
     if let Some(key) = key {
         run.args(["--header", &format!("Authorization: Bearer {key}")]);
     }
+    run.env("SCHEMATHESIS_HOOKS", "schemathesis_hooks").env("PYTHONPATH", root().join("tests"));
+    run.env("PYTHONDONTWRITEBYTECODE", "1");
     run.env("ORCHESTRATOR_URL", &service.url).env("NO_COLOR", "1").current_dir(folder.path());
     let output = run.stdin(Stdio::null()).output().await.unwrap();
     eprintln!("{}", String::from_utf8_lossy(&output.stdout));

@@ -48,6 +48,7 @@ mod promises;
 mod recovery;
 mod references;
 mod restored;
+mod results;
 mod retry;
 mod scheduler;
 mod silence;

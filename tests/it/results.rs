@@ -40,7 +40,7 @@ fn files(archive: Vec<u8>) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     for index in 0..archive.len() {
         let mut file = archive.by_index(index).unwrap();
-        let (name, mut content) = (file.name().to_owned(), Vec::new());
+        let (name, mut content) = (file.name().unwrap().into_owned(), Vec::new());
         file.read_to_end(&mut content).unwrap();
         assert!(files.insert(name.clone(), content).is_none(), "{name} twice");
     }

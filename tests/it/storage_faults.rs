@@ -112,7 +112,7 @@ impl Scene {
 }
 
 /// Lets no file of the process have any byte, or any number of them again.
-async fn limit_files(service: &Service, limit: &str) {
+pub(crate) async fn limit_files(service: &Service, limit: &str) {
     let pid = service.pid().to_string();
     let limit = format!("--fsize={limit}:unlimited");
     let done = tokio::process::Command::new("prlimit").args(["--pid", &pid, &limit]).status().await.unwrap();
@@ -309,7 +309,10 @@ async fn a_paid_picture_whose_name_is_taken_is_charged_once_and_made_under_anoth
     let image = &view["items"][0]["images"][0];
     assert_eq!((&image["state"], &image["billing"]), (&json!("failed"), &json!("charged")), "{image}");
     assert_eq!((&image["error"]["code"], micros(&image["cost"])), (&json!("storage_error"), PICTURE_MICROS), "{image}");
-    assert_eq!((provider.calls().len(), service.get("/metrics-lite").await.json()["callsStarted"].clone()), (2, json!(2)));
+    assert_eq!(
+        (provider.calls().len(), service.get("/metrics-lite").await.json()["callsStarted"].clone()),
+        (2, json!(2))
+    );
 
     service.post(&format!("/images/{id}/retry"), &json!({}), &[]).await.expect(202);
     let view = service.until(|view| view["state"] == "completed", &format!("/images/{id}")).await;

@@ -1,6 +1,10 @@
 //! The seeds of the fuzz targets, played through the same functions: what a target found stays among them.
 
 use std::path::Path;
+use std::sync::LazyLock;
+
+use proptest::collection::vec;
+use proptest::prelude::{ProptestConfig, any, proptest};
 
 #[path = "../../fuzz/checks.rs"]
 mod checks;
@@ -45,6 +49,80 @@ fn the_seeds_of_keys_hold() {
 #[test]
 fn the_seeds_of_cursors_hold() {
     play("cursor", text(checks::cursor));
+}
+
+/// What is put into seeds: what readers of JSON, headers, queries and keys decide by.
+const PIECES: [&str; 24] = [
+    "\"",
+    "\\",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "null",
+    "-1",
+    "1e999",
+    "18446744073709551616",
+    "\u{0}",
+    "\u{feff}",
+    "ü",
+    "\\ud800",
+    "/",
+    "~",
+    "=",
+    "&",
+    "%2B",
+    "\n",
+    " ",
+    "aip_",
+];
+
+/// Changes a seed in one place: takes out, doubles, puts in, or turns a bit.
+fn mutate(bytes: &mut Vec<u8>, (kind, at, length): (u8, usize, usize)) {
+    let at = at % (bytes.len() + 1);
+    let end = (at + length % 16).min(bytes.len());
+    match kind % 4 {
+        0 => drop(bytes.drain(at..end)),
+        1 => drop(bytes.splice(at..at, bytes[at..end].to_vec())),
+        2 => drop(bytes.splice(at..at, PIECES[length % PIECES.len()].bytes())),
+        _ => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << (length % 8)),
+    }
+}
+
+/// A target and its seeds.
+type Target = (&'static str, Vec<Vec<u8>>);
+
+/// The seeds of every target that takes part, in one order.
+static SEEDS: LazyLock<[Target; 4]> = LazyLock::new(|| {
+    ["request_body", "last_event_id", "api_key", "cursor"].map(|target| {
+        let mut seeds = seeds(target);
+        seeds.sort();
+        (target, seeds.into_iter().map(|(_, bytes)| bytes).collect())
+    })
+});
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// What a fuzzer does that does not see which way the program goes; scripts/soak runs one that does.
+    #[test]
+    fn any_change_of_a_seed_holds(pick in any::<usize>(), changes in vec(any::<(u8, usize, usize)>(), 0..6)) {
+        for (target, seeds) in SEEDS.iter() {
+            let mut bytes = seeds[pick % seeds.len()].clone();
+            for &change in &changes {
+                mutate(&mut bytes, change);
+            }
+            match (*target, std::str::from_utf8(&bytes)) {
+                ("request_body", _) => checks::request_body(&bytes),
+                ("last_event_id", Ok(text)) => checks::last_event_id(text),
+                ("api_key", Ok(text)) => checks::api_key(text),
+                ("cursor", Ok(text)) => checks::cursor(text),
+                _ => false,
+            };
+        }
+    }
 }
 
 #[test]

@@ -51,7 +51,9 @@ impl<S: Sync> FromRequestParts<S> for Parameters {
 }
 
 impl Parameters {
-    pub(super) fn of(query: &str) -> Self {
+    /// Reads a query.
+    #[must_use]
+    pub fn of(query: &str) -> Self {
         Self { pairs: form_urlencoded::parse(query.as_bytes()).into_owned().collect(), faults: Vec::new() }
     }
 

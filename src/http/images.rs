@@ -269,7 +269,7 @@ pub async fn list(
     params(
         ("batchId" = String, Path, description = "`bat_` and a ULID"),
         ("limit" = Option<u32>, Query, description = "Items, 1-200; 100 unless given", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, pattern = "^([0-9]{1,9})?$", description = "`nextCursor` of the page before"),
+        ("cursor" = Option<String>, Query, pattern = "^(0|[1-9][0-9]{0,8})?$", description = "`nextCursor` of the page before"),
         ("If-None-Match" = Option<String>, Header, description = "An `ETag` of this page"),
     ),
     responses(

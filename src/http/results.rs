@@ -75,7 +75,7 @@ impl Format {
             (String = "text/csv", example = "sceneId,variant,state,prompt,file,permalink,uri,mimeType,width,height,bytes,sha256,cost,billing,attempts,errorCode,errorDetail\r\n"),
             (ResultRow = "application/jsonl"),
             (ArchiveBytes = "application/zip"),
-        ), headers(("Content-Disposition" = String, description = "Saves it under the batch's id"))),
+        )),
         (status = 400, description = "`invalid_request`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not_found`, also for another user's batch", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),

@@ -39,7 +39,7 @@ const MAX_BYTES: usize = 16 << 10;
         (status = 402, description = "`budget_exceeded`: nothing was written", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`live_disabled`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not_found`, also for another user's batch", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`not_retryable`: no picture can be tried again; says why", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`not_retryable`: no picture can be tried again; says why. Or `idempotency_in_progress`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`idempotency_key_reused`, `model_unknown`, `model_retired`, `size_unpriced` or `aspect_ratio_unsupported`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
     ),

@@ -28,6 +28,7 @@ mod engines;
 mod failpoints;
 mod fake_gemini;
 mod feeds;
+mod fuzzed;
 mod gemini;
 mod google;
 mod hostile;

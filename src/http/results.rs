@@ -67,7 +67,7 @@ impl Format {
     get, path = "/images/{batchId}/results", tag = "batches",
     params(
         ("batchId" = String, Path, description = "`bat_` and a ULID"),
-        ("format" = String, Query, pattern = "^(csv|jsonl|zip)$", description = "`csv`: for a spreadsheet; texts that would be formulas begin with `'`. `jsonl`: for programs. `zip`: the pictures that are made, as `s-001_v1.png`, and `manifest.csv`"),
+        ("format" = Option<String>, Query, pattern = "^(csv|jsonl|zip)?$", description = "`csv`, unless given: for a spreadsheet; texts that would be formulas begin with `'`. `jsonl`: for programs. `zip`: the pictures that are made, as `s-001_v1.png`, and `manifest.csv`"),
         ("bom" = Option<bool>, Query, description = "For CSV: begins with a byte order mark, by which Excel knows UTF-8"),
     ),
     responses(
@@ -89,7 +89,7 @@ pub async fn results(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let batch = batch_id(&batch)?;
-    let format = parameters.take("format").as_deref().and_then(Format::named);
+    let format = parameters.take("format").map_or(Some(Format::Csv), |name| Format::named(&name));
     if format.is_none() {
         parameters.refuse("format", "must be csv, jsonl or zip");
     }

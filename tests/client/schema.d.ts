@@ -637,6 +637,11 @@ export interface components {
             detail: string;
             /** @description Which header. */
             header?: string | null;
+            /**
+             * Format: int32
+             * @description On which line of a CSV or JSONL body it starts, counting from 1.
+             */
+            line?: number | null;
             /** @description Which query parameter. */
             parameter?: string | null;
             /**
@@ -1488,7 +1493,12 @@ export interface operations {
     };
     submit: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description For CSV and JSONL: whether money may be spent; `dry_run` unless given. Also `run_mode` */
+                runMode?: components["schemas"]["RunModeBody"];
+                /** @description For CSV and JSONL: the model; the service's default unless given */
+                model?: string;
+            };
             header?: {
                 /**
                  * @description 1-255 visible ASCII characters; the same key with the same body makes one batch. Remembered for 24 h
@@ -1504,9 +1514,19 @@ export interface operations {
             path?: never;
             cookie?: never;
         };
+        /** @description The batch as JSON, or its rows alone as CSV (a header row with the names of an item's members in either spelling; spaces between the addresses in `references`) or JSONL (an item a line) */
         requestBody: {
             content: {
                 "application/json": components["schemas"]["BatchBody"];
+                /** @example {"sceneId":"s-001","prompt":"product on clean background"} */
+                "application/jsonl": string;
+                /** @example {"sceneId":"s-001","prompt":"product on clean background"} */
+                "application/x-ndjson": string;
+                /**
+                 * @example scene_id,prompt,variants
+                 *     s-001,product on clean background,3
+                 */
+                "text/csv": string;
             };
         };
         responses: {

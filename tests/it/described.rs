@@ -41,7 +41,7 @@ fn every_body_and_parameter_has_an_example_of_its_schema() {
     let (mut faults, mut examples) = (Vec::new(), 0);
     let mut look = |place: &str, content: &Value| {
         for (kind, body) in content.as_object().into_iter().flatten() {
-            let of_json = kind.ends_with("json") || kind == "text/event-stream";
+            let of_json = kind.ends_with("/json") || kind.ends_with("+json") || kind == "text/event-stream";
             if !of_json || body["schema"] == json!({"type": "object"}) {
                 continue;
             }

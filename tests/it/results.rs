@@ -70,8 +70,9 @@ async fn a_batch_of_several_pages_is_one_table_one_list_and_one_archive() {
     assert_eq!((keys.len(), keys.last().unwrap().as_str()), (131, "s-130 1"));
     assert_eq!(rows[2]["prompt"], "'=HYPERLINK(\"http://x.test\"), \"quoted\"");
     assert_eq!(rows[0]["permalink"], format!("{}/images/{id}/items/s-001/1", service.url));
-    let picture = service.client.get(&rows[0]["permalink"]).send().await.unwrap();
-    assert_eq!(picture.bytes().await.unwrap().len().to_string(), rows[0]["bytes"]);
+    let redirect = service.client.get(&rows[0]["permalink"]).send().await.unwrap();
+    let link = redirect.headers()["location"].to_str().unwrap();
+    assert_eq!(bytes(&service, link).await.len().to_string(), rows[0]["bytes"]);
     let refused = &rows[130];
     assert_eq!((refused["state"].as_str(), refused["errorCode"].as_str()), ("failed", "safety_blocked"));
     assert!(!refused["errorDetail"].is_empty() && refused["file"].is_empty());
@@ -136,10 +137,10 @@ async fn an_archive_whose_picture_cannot_be_read_breaks_off() {
     let service = Settings::new(folder.path()).start().await;
     let id = service.submit(&batch(2, 1)).await;
     let view = service.finished(&id).await;
-    let lost = view["items"][1]["images"][0]["uri"].as_str().unwrap().strip_prefix("local:").unwrap();
-    let lost = folder.path().join(lost);
-    std::fs::remove_file(&lost).unwrap();
-    std::fs::create_dir(&lost).unwrap();
+    let broken = view["items"][1]["images"][0]["uri"].as_str().unwrap().strip_prefix("local:").unwrap();
+    let broken = folder.path().join(broken).parent().unwrap().to_owned();
+    std::fs::remove_dir_all(&broken).unwrap();
+    std::fs::write(&broken, "no folder").unwrap();
     let response = service.client.get(format!("{}/images/{id}/results?format=zip", service.url)).send().await.unwrap();
     assert_eq!(response.status().as_u16(), 200);
     let pieces: Vec<_> = response.bytes_stream().collect().await;
@@ -147,14 +148,16 @@ async fn an_archive_whose_picture_cannot_be_read_breaks_off() {
 }
 
 #[tokio::test]
-async fn a_format_that_there_is_not_is_refused() {
+async fn a_table_is_given_unless_another_format_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let service = Settings::new(folder.path()).start().await;
     let id = service.submit(&batch(1, 1)).await;
-    for query in ["", "?format=", "?format=xls", "?format=csv&format=zip", "?format=csv&bom=yes"] {
+    for query in ["?format=xls", "?format=csv&format=zip", "?format=csv&bom=yes"] {
         let problem = service.get(&format!("/images/{id}/results{query}")).await.expect_problem(400, "invalid_request");
         assert!(problem["errors"][0]["parameter"].is_string(), "{query}: {problem}");
     }
+    let plain = service.get(&format!("/images/{id}/results")).await.expect(200);
+    assert_eq!(plain.header("content-type"), "text/csv; charset=utf-8");
     let other = "/images/bat_01ARZ3NDEKTSV4RRFFQ69G5FAV/results?format=zip";
     service.get(other).await.expect_problem(404, "not_found");
 }

@@ -305,7 +305,7 @@ async fn readings(walk: &mut Walk, service: &Service, made: &Value) {
     for format in ["csv", "jsonl", "zip"] {
         walk.ask(results, get(service, &format!("/images/{id}/results?format={format}"))).await.expect(200);
     }
-    walk.plainly(service, results, &[("batchId", id)]).await.expect(400);
+    walk.ask(results, get(service, &format!("/images/{id}/results?format=xls"))).await.expect(400);
     let webhooks = "get /images/{batchId}/webhooks";
     walk.plainly(service, webhooks, &[("batchId", id)]).await.expect(200);
     walk.ask(webhooks, get(service, &format!("/images/{id}/webhooks?limit=0"))).await.expect(400);

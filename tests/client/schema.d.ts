@@ -227,6 +227,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/images/{batchId}/results": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Gives the results of a whole batch as one file, one row a picture: a table, lines of JSON, or an archive of pictures. */
+        get: operations["results"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/images/{batchId}/retry": {
         parameters: {
             query?: never;
@@ -406,6 +423,11 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /**
+         * Format: binary
+         * @description The bytes of an archive.
+         */
+        ArchiveBytes: string;
         /**
          * @description A batch of pictures to make.
          * @example {
@@ -957,6 +979,57 @@ export interface components {
              */
             url: string;
         };
+        /** @description One picture of a batch, made or not. */
+        ResultRow: {
+            /**
+             * Format: int32
+             * @description Calls made for it.
+             */
+            attempts: number;
+            billing?: components["schemas"]["Billing"] | null;
+            /**
+             * Format: int64
+             * @description Its size in bytes.
+             */
+            bytes?: number | null;
+            /**
+             * Format: double
+             * @description What its calls cost so far; null before the first ended. US dollars.
+             */
+            cost?: number | null;
+            error?: components["schemas"]["ImageError"] | null;
+            /** @description The name under which it is saved, and is in the archive: `s-001_v1.png`. */
+            file?: string | null;
+            /**
+             * Format: int32
+             * @description Pixels down.
+             */
+            height?: number | null;
+            /** @description Its media type. */
+            mimeType?: string | null;
+            /** @description An address that lasts as long as the picture, and redirects to a fresh link. */
+            permalink: string;
+            /** @description Its row's prompt. */
+            prompt: string;
+            /** @description Its row's name. */
+            sceneId: string;
+            /** @description Lowercase hex. */
+            sha256?: string | null;
+            /** @description `queued`, `running`, `completed`, `failed` or `cancelled`. */
+            state: components["schemas"]["BatchState"];
+            /** @description Where it is stored: `gs://…` or `local:…`. */
+            uri?: string | null;
+            /**
+             * Format: int32
+             * @description Its number in the row, from 1.
+             */
+            variant: number;
+            /**
+             * Format: int32
+             * @description Pixels across.
+             */
+            width?: number | null;
+        };
         /**
          * @description Which failed pictures are tried again.
          * @example {
@@ -1147,7 +1220,7 @@ export interface components {
         Allow: string;
         /** @description How long the answer may be kept, and by whom */
         "Cache-Control": string;
-        /** @description The name under which a browser saves the picture */
+        /** @description The name under which a browser saves it */
         "Content-Disposition": string;
         /** @description The size in bytes */
         "Content-Length": string;
@@ -1494,9 +1567,15 @@ export interface operations {
     submit: {
         parameters: {
             query?: {
-                /** @description For CSV and JSONL: whether money may be spent; `dry_run` unless given. Also `run_mode` */
+                /**
+                 * @description For CSV and JSONL: whether money may be spent; `dry_run` unless given. Also `run_mode`
+                 * @example live
+                 */
                 runMode?: components["schemas"]["RunModeBody"];
-                /** @description For CSV and JSONL: the model; the service's default unless given */
+                /**
+                 * @description For CSV and JSONL: the model; the service's default unless given
+                 * @example gemini-nano-banana-2.1
+                 */
                 model?: string;
             };
             header?: {
@@ -2144,6 +2223,97 @@ export interface operations {
                 };
             };
             /** @description `not_ready` before the picture is made; `not_found` if it never will be, with the reason, or if there is none */
+            404: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `rate_limited`: too many refused keys; `Retry-After` says when to come back */
+            429: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            default: components["responses"]["OtherError"];
+        };
+    };
+    results: {
+        parameters: {
+            query: {
+                /**
+                 * @description `csv`: for a spreadsheet; texts that would be formulas begin with `'`. `jsonl`: for programs. `zip`: the pictures that are made, as `s-001_v1.png`, and `manifest.csv`
+                 * @example csv
+                 */
+                format: string;
+                /**
+                 * @description For CSV: begins with a byte order mark, by which Excel knows UTF-8
+                 * @example true
+                 */
+                bom?: boolean;
+            };
+            header?: never;
+            path: {
+                /**
+                 * @description `bat_` and a ULID
+                 * @example bat_01M86E11HKQZXP1XWZ7ZK3AB14
+                 */
+                batchId: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The file, streamed */
+            200: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "Content-Disposition": components["headers"]["Content-Disposition"];
+                    "X-Accel-Buffering": components["headers"]["X-Accel-Buffering"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /** @example sceneId,variant,state,prompt,file,permalink,uri,mimeType,width,height,bytes,sha256,cost,billing,attempts,errorCode,errorDetail */
+                    "text/csv": string;
+                    "application/jsonl": components["schemas"]["ResultRow"];
+                    "application/zip": components["schemas"]["ArchiveBytes"];
+                };
+            };
+            /** @description `invalid_request` */
+            400: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `forbidden`: the scope `read` is missing, or the request comes from where none is taken */
+            403: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `not_found`, also for another user's batch */
             404: {
                 headers: {
                     "Cache-Control": components["headers"]["Cache-Control"];

@@ -52,6 +52,7 @@ async fn a_batch_of_several_pages_is_one_table_one_list_and_one_archive() {
     let folder = tempfile::tempdir().unwrap();
     let service = Settings::new(folder.path()).with("PROVIDER_CONCURRENCY", "64").start().await;
     let mut body = batch(130, 1);
+    body["items"].as_array_mut().unwrap().iter_mut().for_each(|item| item["imageSize"] = json!("512"));
     body["items"][0]["variants"] = json!(2);
     body["items"][1]["prompt"] = json!("=HYPERLINK(\"http://x.test\"), \"quoted\"");
     body["items"][129]["prompt"] = json!("[refuse] a cup");

@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_one_batchs_and_one_processs() {
+    fn a_folder_belongs_to_one_batch_and_one_process() {
         let place = tempfile::tempdir().unwrap();
         let mut folder = Folder::open(place.path()).unwrap();
         folder.belong_to(batch('1')).unwrap();

@@ -18,9 +18,6 @@ use super::watch::Watch;
 use crate::config::{ClientConfig, Secret};
 use crate::domain::ids::BatchId;
 
-/// Where the service is unless somebody says otherwise.
-const DEFAULT_URL: &str = "http://127.0.0.1:9090";
-
 /// How the service is reached.
 #[derive(Debug, Args)]
 pub(super) struct Connection {
@@ -86,7 +83,7 @@ impl Remote {
     /// Connects to nothing yet.
     pub(super) fn new(connection: &Connection, variables: &HashMap<String, String>) -> Result<Self, Failure> {
         let set = ClientConfig::parse(variables);
-        let url = connection.url.clone().or(set.url).unwrap_or_else(|| DEFAULT_URL.to_owned());
+        let url = connection.url.clone().or(set.url).unwrap_or_else(|| ClientConfig::DEFAULT_URL.to_owned());
         let key = connection.key.as_ref().map(Secret::new).or(set.key);
         let screen = Screen::new();
         let client = Client::new(&url, key.as_ref(), screen.clone())?;

@@ -131,13 +131,11 @@ impl<'a> Watch<'a> {
         };
         let saving = async {
             let waiting = stream::poll_fn(|context| waiting.poll_recv(context));
-            match &self.saver {
-                Some(saver) => saver.save_all(waiting).await,
-                None => {
-                    waiting.for_each(async |_| {}).await;
-                    Ok(())
-                }
+            if let Some(saver) = &self.saver {
+                return saver.save_all(waiting).await;
             }
+            waiting.for_each(async |_| {}).await;
+            Ok(())
         };
         tokio::try_join!(following, saving).map(|_| ())
     }
@@ -175,18 +173,15 @@ impl<'a> Watch<'a> {
             lines.push(table(&rows));
         }
         let of = file.map(|file| format!("{file}: ")).unwrap_or_default();
-        let others =
-            [(counts.queued + counts.running, "open"), (counts.failed, "failed"), (counts.cancelled, "cancelled")];
-        let others: String =
-            others.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}")).collect();
-        lines.push(format!(
-            "{of}{} is {}: {} of {} pictures made{others}; {} US dollars.",
-            batch.id,
-            batch.state.as_str(),
-            counts.completed,
-            counts.total,
-            batch.actual_cost
-        ));
+        let open = counts.queued + counts.running;
+        let mut parts = vec![format!("{} of {} pictures made", counts.completed, counts.total)];
+        for (count, what) in [(open, "open"), (counts.failed, "failed"), (counts.cancelled, "cancelled")] {
+            if count > 0 {
+                parts.push(format!("{count} {what}"));
+            }
+        }
+        let (state, cost) = (batch.state.as_str(), batch.actual_cost);
+        lines.push(format!("{of}{} is {state}: {}; {cost} US dollars.", batch.id, parts.join(", ")));
         lines.extend(batch.message.clone());
         if batch.unknown_cost > MicroUsd::ZERO {
             lines.push(format!("Of that, {} are for calls whose outcome nobody knows.", batch.unknown_cost));

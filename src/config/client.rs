@@ -15,6 +15,9 @@ pub struct ClientConfig {
 }
 
 impl ClientConfig {
+    /// Where a service is unless somebody says otherwise.
+    pub const DEFAULT_URL: &str = "http://127.0.0.1:9090";
+
     /// Reads `variables`.
     #[must_use]
     pub fn parse(variables: &HashMap<String, String>) -> Self {

@@ -16,6 +16,7 @@ mod bench;
 mod bill;
 mod books;
 mod chaos;
+mod client_commands;
 mod clocks;
 mod cluster;
 mod commands;

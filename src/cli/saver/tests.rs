@@ -34,8 +34,8 @@ async fn save(client: &Client, folder: &Path, scenes: &[&str]) -> (Result<(), Fa
     let screen = Screen::new();
     let saver = Saver::new(client, &screen, "bat_01KB0000000000000000000000".parse().unwrap(), folder);
     let pictures: Vec<Picture> = scenes.iter().map(|scene| picture(scene)).collect();
-    let saved = saver.save_all(futures_util::stream::iter(pictures)).await;
-    (saved, saver.count(), saver.lost())
+    let ended = saver.save_all(futures_util::stream::iter(pictures)).await;
+    (ended, saver.count(), saver.lost())
 }
 
 fn names(folder: &Path) -> Vec<String> {

@@ -10,7 +10,10 @@ const { ORCHESTRATOR_URL: base = 'http://127.0.0.1:9090', ORCHESTRATOR_KEY: key 
 async function ask(path, options = {}) {
   const headers = { ...(key && { Authorization: `Bearer ${key}` }), ...options.headers };
   const answer = await fetch(base + path, { ...options, headers });
-  if (!answer.ok) throw Object.assign(new Error((await answer.text()) || answer.status), { final: true });
+  if (!answer.ok) {
+    console.error(await answer.text()); // says what is wrong, each fault with its line
+    process.exit(1);
+  }
   return answer;
 }
 
@@ -30,8 +33,8 @@ async function* events(batch, last = 0) {
           if (event.type === 'done') return;
         }
       }
-    } catch (error) {
-      if (error.final) throw error; // the service says why
+    } catch {
+      // The connection broke, or nobody is there: try again.
     }
     await new Promise((wake) => setTimeout(wake, 1000));
   }

@@ -27,18 +27,21 @@ def events(batch, last=0):
         except (OSError, http.client.HTTPException):
             time.sleep(1)
 
-rows, folder = pathlib.Path(sys.argv[1]).read_bytes(), pathlib.Path(sys.argv[2])
-folder.mkdir(parents=True, exist_ok=True)
-# The same rows under the same name are the same batch, so that a repeated command pays once (within 24 hours).
-headers = {"Content-Type": "text/csv", "Idempotency-Key": hashlib.sha256(rows).hexdigest()}
-batch = json.load(ask("/images?runMode=live", rows, headers))["batchId"]
-for event in events(batch):
-    if event["type"] == "image_complete":
-        name = f"{event['sceneId']}_v{event['variant']}.{event['mimeType'].split('/')[1].replace('jpeg', 'jpg')}"
-        # The link carries its own right; the key goes to the service alone.
-        with urllib.request.urlopen(urllib.parse.urljoin(BASE, event["url"]), timeout=60) as picture:
-            (folder / name).write_bytes(picture.read())
-        print(name)
-    elif event["type"] == "image_failed":
-        print(event["sceneId"], event["variant"], event["error"]["detail"], file=sys.stderr)
-sys.exit(event["counts"]["completed"] < event["counts"]["total"])
+try:
+    rows, folder = pathlib.Path(sys.argv[1]).read_bytes(), pathlib.Path(sys.argv[2])
+    folder.mkdir(parents=True, exist_ok=True)
+    # The same rows under the same name are the same batch, so that a repeated command pays once (within 24 hours).
+    headers = {"Content-Type": "text/csv", "Idempotency-Key": hashlib.sha256(rows).hexdigest()}
+    batch = json.load(ask("/images?runMode=live", rows, headers))["batchId"]
+    for event in events(batch):
+        if event["type"] == "image_complete":
+            name = f"{event['sceneId']}_v{event['variant']}.{event['mimeType'].split('/')[1].replace('jpeg', 'jpg')}"
+            # The link carries its own right; the key goes to the service alone.
+            with urllib.request.urlopen(urllib.parse.urljoin(BASE, event["url"]), timeout=60) as picture:
+                (folder / name).write_bytes(picture.read())
+            print(name)
+        elif event["type"] == "image_failed":
+            print(event["sceneId"], event["variant"], event["error"]["detail"], file=sys.stderr)
+    sys.exit(event["counts"]["completed"] < event["counts"]["total"])
+except urllib.error.HTTPError as problem:
+    sys.exit(problem.read().decode())

@@ -10,6 +10,7 @@ mod client;
 mod demo;
 mod failure;
 mod folder;
+mod found;
 mod healthcheck;
 mod keys;
 mod ledger;

@@ -132,9 +132,7 @@ pub(super) async fn retry(wanted: &RetryArguments, remote: &Remote) -> Result<()
     if wanted.watching.is_on() {
         return finish(batch, wanted.watching.out.as_ref(), remote).await;
     }
-    show(remote, &answer, |counts| {
-        format!("{batch} is {}: {} pictures wait again.", counts("state"), counts("queued"))
-    });
+    show(remote, &answer, |counts| format!("{batch} is {}: waiting again: {}.", counts("state"), counts("queued")));
     Ok(())
 }
 

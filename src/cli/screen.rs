@@ -1,6 +1,7 @@
 //! Progress and messages, on standard error: a bar if somebody looks at a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
@@ -8,6 +9,9 @@ use serde_json::Value;
 use super::output::complain;
 use super::sse::Frame;
 use crate::domain::state::Counts;
+
+/// How often the clock of the bar goes on.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Where progress is shown. Clones show the same.
 #[derive(Debug, Clone)]
@@ -34,6 +38,9 @@ impl Screen {
         self.bar.set_prefix(if name.is_empty() { String::new() } else { format!("{name} ") });
         self.bar.set_length(counts.total.into());
         self.bar.reset_elapsed();
+        if self.is_drawn {
+            self.bar.enable_steady_tick(TICK);
+        }
         self.count(counts);
     }
 

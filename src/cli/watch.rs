@@ -4,40 +4,23 @@
 //! on an event that was missed, on a service that has no streams, or on where an earlier command was stopped.
 
 use futures_util::{StreamExt as _, stream};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::client::Client;
 use super::failure::Failure;
-use super::output::{program, say, table};
+use super::found::{Failed, Found};
 use super::saver::Saver;
 use super::screen::Screen;
 use super::sse::Frame;
-use super::view::{Batch, ImageComplete, Picture, Reason};
+use super::view::{Batch, ImageComplete, Picture};
 use crate::domain::ids::BatchId;
-use crate::domain::money::MicroUsd;
 use crate::domain::state::BatchState;
 
 /// Pictures that wait to be saved while events go on; then the stream waits.
 const MAX_WAITING: usize = 64;
 /// Items in a page of a batch: the most that the service gives.
 const PAGE: u32 = 200;
-
-/// A picture that was not made.
-pub(super) struct Failed {
-    scene: String,
-    variant: u32,
-    reason: Reason,
-}
-
-/// A batch as it was found.
-pub(super) struct Found {
-    /// Without its items.
-    pub(super) batch: Batch,
-    /// The same as it came.
-    body: Value,
-    failed: Vec<Failed>,
-}
 
 /// Watches one batch.
 pub(super) struct Watch<'a> {
@@ -116,6 +99,15 @@ impl<'a> Watch<'a> {
         }
     }
 
+    /// Says what came of the batch.
+    ///
+    /// # Errors
+    /// If not every picture was made, and saved where that was asked.
+    pub(super) fn report(&self, found: &Found, file: Option<&str>, as_json: bool) -> Result<(), Failure> {
+        found.say(self.saver.as_ref(), file, as_json);
+        found.verdict(self.saver.as_ref())
+    }
+
     /// Shows what happens after event `last`, and saves what is made.
     async fn follow(&self, last: u64) -> Result<(), Failure> {
         let (made, mut waiting) = mpsc::channel(MAX_WAITING);
@@ -138,84 +130,6 @@ impl<'a> Watch<'a> {
             Ok(())
         };
         tokio::try_join!(following, saving).map(|_| ())
-    }
-
-    /// Says what came of the batch: on standard output, and by the error that ends the program.
-    pub(super) fn report(&self, found: &Found, file: Option<&str>, as_json: bool) -> Result<(), Failure> {
-        if as_json {
-            say(&self.as_json(found, file).to_string());
-        } else {
-            say(&self.as_text(found, file));
-        }
-        self.verdict(found)
-    }
-
-    fn as_json(&self, found: &Found, file: Option<&str>) -> Value {
-        let mut body = found.body.clone();
-        body["failures"] = found.failed.iter().map(Failed::as_json).collect();
-        if let Some(file) = file {
-            body["file"] = file.into();
-        }
-        if let Some(saver) = &self.saver {
-            body["out"] = saver.folder().to_string_lossy().into();
-            body["saved"] = saver.count().into();
-            body["lost"] = saver.lost().into();
-        }
-        body
-    }
-
-    fn as_text(&self, found: &Found, file: Option<&str>) -> String {
-        let (batch, counts) = (&found.batch, &found.batch.counts);
-        let mut lines = Vec::new();
-        if !found.failed.is_empty() {
-            let heading = ["row", "variant", "why there is no picture", ""].map(str::to_owned).to_vec();
-            let rows: Vec<_> = std::iter::once(heading).chain(found.failed.iter().map(Failed::as_row)).collect();
-            lines.push(table(&rows));
-        }
-        let of = file.map(|file| format!("{file}: ")).unwrap_or_default();
-        let open = counts.queued + counts.running;
-        let mut parts = vec![format!("{} of {} pictures made", counts.completed, counts.total)];
-        for (count, what) in [(open, "open"), (counts.failed, "failed"), (counts.cancelled, "cancelled")] {
-            if count > 0 {
-                parts.push(format!("{count} {what}"));
-            }
-        }
-        let (state, cost) = (batch.state.as_str(), batch.actual_cost);
-        lines.push(format!("{of}{} is {state}: {}; {cost} US dollars.", batch.id, parts.join(", ")));
-        lines.extend(batch.message.clone());
-        if batch.unknown_cost > MicroUsd::ZERO {
-            lines.push(format!("Of that, {} are for calls whose outcome nobody knows.", batch.unknown_cost));
-        }
-        if let Some(saver) = &self.saver {
-            lines.push(format!("{} pictures are in {}.", saver.count(), saver.folder().display()));
-            lines.extend(saver.lost().into_iter().map(|lost| format!("Not saved: {lost}")));
-        }
-        if found.failed.iter().any(|failed| failed.reason.retryable) {
-            lines.push(format!("Some may work the next time: {} retry {}", program(), batch.id));
-        }
-        lines.join("\n")
-    }
-
-    /// Whether every picture was made, and saved if that was asked.
-    fn verdict(&self, found: &Found) -> Result<(), Failure> {
-        let (batch, counts) = (&found.batch, &found.batch.counts);
-        let lost = self.saver.as_ref().map_or(0, |saver| saver.lost().len());
-        if counts.completed == counts.total && lost == 0 {
-            return Ok(());
-        }
-        let missing = counts.total - counts.completed;
-        Err(Failure::Incomplete(format!("{}: {missing} pictures were not made, {lost} could not be saved", batch.id)))
-    }
-}
-
-impl Failed {
-    fn as_row(&self) -> Vec<String> {
-        vec![self.scene.clone(), self.variant.to_string(), self.reason.code.clone(), self.reason.detail.clone()]
-    }
-
-    fn as_json(&self) -> Value {
-        let Reason { code, detail, retryable } = &self.reason;
-        json!({"sceneId": self.scene, "variant": self.variant, "code": code, "detail": detail, "retryable": retryable})
     }
 }
 

@@ -212,7 +212,7 @@ async fn a_batch_is_watched_and_saved_and_the_same_command_again_pays_nothing() 
     let command = ["submit", "rows.json", "--live", "--out", "out"];
     let (out, err) = desk.expect(0, &command).await;
     assert!(out.contains("completed: 4 of 4 pictures made; 0.2 US dollars"), "{out}");
-    assert!(out.contains("4 pictures are in out"), "{out}");
+    assert!(out.contains("Saved in out: 4 pictures"), "{out}");
     assert!(err.lines().any(|line| line.ends_with("mug v3 made")), "{err}");
     std::fs::remove_file(desk.path("out/mug_v2.png")).unwrap();
     let (_, err) = desk.expect(0, &command).await;

@@ -16,7 +16,7 @@ const STANDARD_INPUT: &str = "-";
 /// How rows are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// A heading and a row a line, as spreadsheets save it.
+    /// A heading and a row a line, as spreadsheets save it: with commas, semicolons or tabs.
     Csv,
     /// A whole batch as `POST /images` takes it.
     Json,
@@ -27,7 +27,7 @@ pub(super) enum Format {
 impl Format {
     fn of_ending(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-            "csv" => Some(Self::Csv),
+            "csv" | "tsv" => Some(Self::Csv),
             "json" => Some(Self::Json),
             "jsonl" | "ndjson" => Some(Self::Jsonl),
             _ => None,

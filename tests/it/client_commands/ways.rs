@@ -25,11 +25,11 @@ async fn failed_pictures_are_named_with_their_reason_and_can_be_tried_again() {
     ] {
         assert!(out.contains(part), "{part}: {out}");
     }
-    assert!(err.contains("2 pictures were not made, 0 could not be saved"), "{err}");
+    assert!(err.contains("2 not made, 0 made and not saved"), "{err}");
     desk.has_all("out", &service, &batch).await;
 
     let (out, _) = desk.expect(0, &["retry", &batch]).await;
-    assert!(out.contains("1 pictures wait again"), "{out}");
+    assert!(out.contains("waiting again: 1"), "{out}");
     let answer = desk.json(1, &["watch", "last"]).await;
     assert_eq!(answer[0]["failures"].as_array().unwrap().len(), 2);
     assert_eq!(answer[0]["failures"][0]["code"], "safety_blocked");
@@ -177,4 +177,17 @@ async fn every_command_of_the_contract_is_there_and_explains_itself() {
     desk.write("completions", &script);
     let checked = std::process::Command::new("bash").arg("-n").arg(desk.path("completions")).status().unwrap();
     assert!(checked.success());
+}
+
+#[tokio::test]
+async fn a_batch_of_several_pages_is_read_to_its_end() {
+    let data = tempfile::tempdir().unwrap();
+    let service = paying(data.path()).start().await;
+    let desk = Desk::at(&service.url);
+    let names: Vec<String> = (1..=401).map(|row| format!("s-{row}")).collect();
+    let rows: Vec<(&str, &str, u32)> = names.iter().map(|name| (name.as_str(), "[refuse] a mug", 1)).collect();
+    desk.write("rows.json", &batch_file(&rows));
+    let answer = desk.json(1, &["submit", "rows.json", "--live", "--watch"]).await;
+    let failures = answer[0]["failures"].as_array().unwrap();
+    assert_eq!((failures.len(), &failures[400]["sceneId"]), (401, &json!("s-401")));
 }

@@ -48,6 +48,7 @@ pub fn need(method: &Method, route: &str) -> Need {
         | "/images/{batchId}"
         | "/images/{batchId}/items/{sceneId}/{variant}"
         | "/images/{batchId}/items/{sceneId}/{variant}/thumbnail"
+        | "/images/{batchId}/results"
         | "/images/{batchId}/webhooks"
         | "/budget"
             if reads =>
@@ -64,6 +65,7 @@ pub fn need(method: &Method, route: &str) -> Need {
         | "/images/{batchId}"
         | "/images/{batchId}/items/{sceneId}/{variant}"
         | "/images/{batchId}/items/{sceneId}/{variant}/thumbnail"
+        | "/images/{batchId}/results"
         | "/images/{batchId}/webhooks"
         | "/budget"
         | "/references"

@@ -9,6 +9,7 @@ use crate::domain::picture::PictureFormat;
 use crate::domain::spec::SceneId;
 use crate::domain::state::{BatchState, Counts};
 use crate::domain::time::Day;
+use crate::service::links::file_name;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -93,7 +94,7 @@ impl Picture {
 
     /// The name that a person would choose.
     pub(super) fn file_name(&self) -> String {
-        format!("{}_v{}.{}", self.scene, self.variant, self.format.ending())
+        file_name(&self.scene, self.variant, self.format)
     }
 }
 

@@ -54,7 +54,7 @@ impl Desk {
 
     /// Runs a command to its end.
     async fn run(&self, arguments: &[&str]) -> Output {
-        tokio::time::timeout(PATIENCE, self.command(arguments).output()).await.expect("it ends in time").unwrap()
+        tokio::time::timeout(PATIENCE * 2, self.command(arguments).output()).await.expect("it ends in time").unwrap()
     }
 
     /// Runs a command that ends with this exit code; what it wrote to standard output and to standard error.

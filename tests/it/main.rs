@@ -26,6 +26,7 @@ mod described;
 mod documents;
 mod engine;
 mod engines;
+mod examples;
 mod failpoints;
 mod fake_gemini;
 mod feeds;

@@ -1,16 +1,29 @@
 //! The command line: what a person or a script can ask of the program.
 //!
 //! Owns the commands, the set-up of log and runtime, and the exit codes: 0 all went well, 1 something
-//! failed, 2 the command line is wrong, 64 the configuration is wrong. May use anything.
+//! failed, 2 the command line is wrong, 64 the configuration or a file is wrong; those of client commands are in
+//! [`failure`]. May use anything.
 
+mod backoff;
+mod batches;
 mod client;
 mod demo;
+mod failure;
+mod folder;
+mod found;
 mod healthcheck;
 mod keys;
 mod ledger;
 mod output;
 mod prices;
+mod remote;
+mod saver;
+mod screen;
 mod sse;
+mod submit;
+mod teaching;
+mod view;
+mod watch;
 
 use std::collections::HashMap;
 use std::io::IsTerminal as _;
@@ -18,12 +31,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
+use self::failure::Failure;
+use self::remote::Remote;
 use crate::app::{self, App};
 use crate::clock::SystemClock;
 use crate::config::{Config, ConfigErrors, LogFormat, LoggingConfig};
-use crate::provider::synthetic::MARKERS;
 use crate::telemetry::logs::{self, LogForm};
 
 /// The configuration cannot be used (`EX_USAGE` of sysexits.h).
@@ -31,46 +45,9 @@ const EXIT_CONFIG: u8 = 64;
 /// How long threads that are still blocked have when the work is over.
 const LAST_THREADS: Duration = Duration::from_millis(500);
 
-const TEACHING: &str = "\
-The most important environment variables (.env.example has them all):
-  PORT, HOST             where to listen                 [9090, 127.0.0.1]
-  DATA_DIR               pictures, ledger, database      [./data]
-  DATABASE_URL           sqlite:PATH or postgres://…     [sqlite:$DATA_DIR/orchestrator.db]
-  AUTH, API_KEYS         how callers are known, and keys [open on loopback without keys]
-  RUN_MODE               dry_run or live                 [live with synthetic, which is free; else dry_run]
-  PROVIDER               synthetic or gemini             [gemini with GEMINI_API_KEY, else synthetic]
-  DAILY_BUDGET_USD       the hard cap of a UTC day       [100]
-  BUDGET_LEDGER_ENABLED  write each charge to the ledger [false]
-  LOG_LEVEL, LOG_FORMAT  info, debug, …; pretty or json  [info, by terminal]
-
-Exit codes: 0 all went well, 1 something failed, 2 wrong command line, 64 wrong configuration.";
-
-/// Commands to begin with; `{}` is how the program was called.
-const EXAMPLES: &[(&str, &str)] = &[
-    ("{} demo", "see everything work, free and offline"),
-    ("{} demo --exit", "the same for a script: exit code 0 if all went well"),
-    ("PORT=8080 {}", "serve on another port"),
-    ("DAILY_BUDGET_USD=5 {} serve", "never spend more than five dollars a day"),
-    ("{} ledger verify", "check that ledger and database have the same charges"),
-    ("{} keys new --name alice", "make an API key; from then on nobody is let in without one"),
-    ("{} ledger report --by user", "what each user spent, by the ledger"),
-    ("curl -N localhost:9090/images/BATCH/events", "follow a batch"),
-];
-
-/// The end of `--help`: examples, variables, exit codes, and what the synthetic provider can be told.
-fn teaching() -> String {
-    let program = output::program();
-    let examples =
-        EXAMPLES.iter().map(|(command, what)| [format!("  {}", command.replace("{}", &program)), what.to_string()]);
-    let examples = output::table(&examples.map(Vec::from).collect::<Vec<_>>());
-    let markers = MARKERS.iter().map(|(marker, what)| format!("  {marker:<16} {what}\n"));
-    let markers = markers.collect::<String>();
-    format!("Examples:\n{examples}\n\n{TEACHING}\n\nMarkers in a prompt, for the synthetic provider:\n{markers}")
-}
-
 /// Makes pictures in batches with paid image models: bounded money, durable work, gapless progress.
 #[derive(Parser)]
-#[command(name = "orchestrator", version, after_help = teaching())]
+#[command(name = "orchestrator", version, after_help = teaching::program())]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -102,6 +79,60 @@ enum Command {
     Migrate,
     /// Ask the service on HOST and PORT whether it is alive; exit code 0 if it is.
     Healthcheck,
+    #[command(flatten)]
+    Client(ClientCommand),
+    /// Write what a shell needs to complete commands, options and their values.
+    #[command(after_help = teaching::COMPLETIONS)]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What asks a running service.
+#[derive(Subcommand)]
+enum ClientCommand {
+    /// Price a file of rows, or with --live make its pictures.
+    #[command(long_about = teaching::ABOUT_SUBMIT, after_help = teaching::SUBMIT)]
+    Submit(submit::SubmitArguments),
+    /// Show the progress of a batch until every picture is made.
+    #[command(after_help = teaching::WATCH)]
+    Watch(batches::WatchArguments),
+    /// Save the pictures that a batch has by now.
+    #[command(after_help = teaching::DOWNLOAD)]
+    Download(batches::DownloadArguments),
+    /// Stop what has not started, and release its money.
+    #[command(after_help = teaching::CANCEL)]
+    Cancel(batches::CancelArguments),
+    /// Try failed pictures again, with a fresh reservation.
+    #[command(after_help = teaching::RETRY)]
+    Retry(batches::RetryArguments),
+    /// Show what is left of today's money.
+    Budget(remote::Connection),
+}
+
+impl ClientCommand {
+    const fn connection(&self) -> &remote::Connection {
+        match self {
+            Self::Submit(wanted) => &wanted.connection,
+            Self::Watch(wanted) => &wanted.connection,
+            Self::Download(wanted) => &wanted.connection,
+            Self::Cancel(wanted) => &wanted.connection,
+            Self::Retry(wanted) => &wanted.connection,
+            Self::Budget(connection) => connection,
+        }
+    }
+
+    async fn run(&self, remote: &Remote) -> Result<(), Failure> {
+        match self {
+            Self::Submit(wanted) => submit::run(wanted, remote).await,
+            Self::Watch(wanted) => batches::watch(wanted, remote).await,
+            Self::Download(wanted) => batches::download(wanted, remote).await,
+            Self::Cancel(wanted) => batches::cancel(wanted, remote).await,
+            Self::Retry(wanted) => batches::retry(wanted, remote).await,
+            Self::Budget(_) => batches::budget(remote).await,
+        }
+    }
 }
 
 /// Runs the program.
@@ -110,6 +141,8 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let command = arguments.command.unwrap_or(Command::Serve);
     let variables = match &command {
+        Command::Completions { shell } => return complete(*shell),
+        Command::Client(command) => return ask(command, &Config::environment()),
         Command::Demo { .. } => demo::defaults(Config::environment()),
         _ => Config::environment(),
     };
@@ -129,6 +162,34 @@ fn refuse(errors: &ConfigErrors) -> ExitCode {
     ExitCode::from(EXIT_CONFIG)
 }
 
+fn complete(shell: clap_complete::Shell) -> ExitCode {
+    let mut command = Arguments::command();
+    let name = command.get_name().to_owned();
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    output::say(String::from_utf8_lossy(&script).trim_end());
+    ExitCode::SUCCESS
+}
+
+/// Asks a running service; the configuration of a service plays no part.
+fn ask(command: &ClientCommand, variables: &HashMap<String, String>) -> ExitCode {
+    let asked = || {
+        let remote = Remote::new(command.connection(), variables)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Failure::Unexpected(error.to_string()))?;
+        let ended = runtime.block_on(remote.unless_stopped(command.run(&remote)));
+        runtime.shutdown_timeout(LAST_THREADS);
+        ended
+    };
+    match asked() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::complain(&format!("orchestrator: {failure}"));
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
 fn run(command: &Command, config: Config, variables: &HashMap<String, String>) -> ExitCode {
     match execute(command, config, variables) {
         Ok(()) => ExitCode::SUCCESS,
@@ -142,6 +203,7 @@ fn run(command: &Command, config: Config, variables: &HashMap<String, String>) -
 fn execute(command: &Command, config: Config, variables: &HashMap<String, String>) -> anyhow::Result<()> {
     match command {
         Command::Prices { json } => return prices::show(&config.prices, *json),
+        Command::Client(_) | Command::Completions { .. } => return Ok(()),
         Command::Healthcheck | Command::Keys(_) | Command::Ledger(_) => {}
         Command::Serve | Command::Demo { .. } | Command::Migrate => start_log(&config.logging)?,
     }
@@ -154,7 +216,7 @@ fn execute(command: &Command, config: Config, variables: &HashMap<String, String
             Command::Keys(command) => keys::run(command, &config).await,
             Command::Ledger(command) => ledger::run(command, &config).await,
             Command::Healthcheck => healthcheck::run(&config).await,
-            Command::Prices { .. } => Ok(()),
+            Command::Prices { .. } | Command::Client(_) | Command::Completions { .. } => Ok(()),
         }
     });
     runtime.shutdown_timeout(LAST_THREADS);
@@ -177,8 +239,6 @@ fn start_log(logging: &LoggingConfig) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -187,14 +247,5 @@ mod tests {
         assert!(Arguments::try_parse_from(["orchestrator"]).unwrap().command.is_none());
         let demo = Arguments::try_parse_from(["orchestrator", "demo", "--exit"]).unwrap().command;
         assert!(matches!(demo, Some(Command::Demo { exit: true })));
-    }
-
-    #[test]
-    fn the_help_names_only_variables_that_are_read() {
-        let names = Config::names();
-        let words = TEACHING.split(|c: char| !c.is_ascii_uppercase() && c != '_');
-        for word in words.filter(|word| word.len() > 3 && !["BATCH", "PATH"].contains(word)) {
-            assert!(names.contains(&word), "{word} is no variable");
-        }
     }
 }

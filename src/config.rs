@@ -5,6 +5,7 @@
 //! naming all of them at once. May call `domain`, and read the price file that a variable names.
 
 mod access;
+mod client;
 mod http;
 mod provider;
 mod reader;
@@ -16,6 +17,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 pub use access::{AccessConfig, Auth};
+pub use client::ClientConfig;
 pub use http::HttpConfig;
 pub use provider::{GeminiConfig, ProviderConfig, ProviderKind};
 pub use reader::{ConfigError, ConfigErrors};

@@ -1,40 +1,79 @@
-//! A client of the service, as a user would write one: JSON, and progress that resumes.
+//! A client of the service, as a user would write one: JSON, progress that resumes, pictures.
+//!
+//! Owns what is tried again and for how long. The key goes to the service alone: no redirect is followed with it.
+//! Until the service has been heard once, nobody at its address is an error at once; later it is waited for.
+
+mod follow;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use futures_util::StreamExt as _;
-use reqwest::header::{CONTENT_TYPE, HeaderValue};
-use reqwest::{RequestBuilder, Response, StatusCode};
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::{Method, Request, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
-use tokio::time::{Instant, timeout_at};
 
-use super::sse::{Frame, Parser};
+use super::backoff::Backoff;
+use super::failure::{Failure, Refusal};
+use super::screen::Screen;
+use crate::config::Secret;
+use crate::domain::ids::BatchId;
+use crate::domain::spec::SceneId;
+use crate::http::local::is_loopback;
 
-/// How often a progress stream is opened again without a new event in between.
-const MAX_REOPENINGS: u32 = 10;
-const REOPEN_AFTER: Duration = Duration::from_millis(300);
-/// A stream that gives no event for this long is given up: the pictures of the command line take seconds.
-const MAX_SILENCE: Duration = Duration::from_mins(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Nothing that the service sends is quiet for longer: a stream has a comment every 15 s.
+const MAX_SILENCE: Duration = Duration::from_secs(45);
+/// A picture is one redirect away; a gateway may add some.
+const MAX_REDIRECTS: u32 = 5;
+/// Longest body of an answer that is read as a whole: a page of a batch, or an error.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Talks to one service.
 pub(super) struct Client {
     http: reqwest::Client,
     base: String,
+    key: Option<HeaderValue>,
+    screen: Screen,
+    was_heard: AtomicBool,
+}
+
+/// A request's body, and what it is.
+pub(super) struct Body {
+    pub(super) content_type: &'static str,
+    pub(super) bytes: Bytes,
+}
+
+impl Body {
+    /// A JSON body.
+    pub(super) fn json(text: impl Into<Bytes>) -> Self {
+        Self { content_type: "application/json", bytes: text.into() }
+    }
 }
 
 impl Client {
-    /// A client of the service at `address`.
-    pub(super) fn new(address: SocketAddr) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder()
-            .no_proxy()
+    /// A client of the service at `address` that shows no key.
+    pub(super) fn local(address: SocketAddr) -> Result<Self, Failure> {
+        Self::new(&format!("http://{address}"), None, Screen::new())
+    }
+
+    /// A client of the service at `base` that shows `key`, and says on `screen` what it waits for.
+    pub(super) fn new(base: &str, key: Option<&Secret>, screen: Screen) -> Result<Self, Failure> {
+        let base = service_url(base)?;
+        let builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
-            .build()?;
-        Ok(Self { http, base: format!("http://{address}") })
+            .read_timeout(MAX_SILENCE)
+            .user_agent(concat!("orchestrator/", env!("CARGO_PKG_VERSION")));
+        let is_near = base.host_str().is_some_and(is_loopback);
+        let builder = if is_near { builder.no_proxy() } else { builder };
+        let http = builder.build().map_err(|error| Failure::Unexpected(format!("no HTTP client: {error}")))?;
+        let key = key.map(bearer).transpose()?;
+        let base = base.as_str().trim_end_matches('/').to_owned();
+        Ok(Self { http, base, key, screen, was_heard: AtomicBool::new(false) })
     }
 
     /// The address that paths are appended to.
@@ -43,111 +82,183 @@ impl Client {
     }
 
     /// Gets JSON.
-    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        read(self.send(self.http.get(self.url(path))).await?).await
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        read(self.insist(&self.request(Method::GET, path)?).await?).await
     }
 
     /// Posts JSON and gets JSON.
-    pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, body: String) -> anyhow::Result<T> {
-        let request = self.http.post(self.url(path)).header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        read(self.send(request.body(body)).await?).await
+    pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, body: String) -> Result<T, Failure> {
+        self.post_once(path, Some(Body::json(body)), None).await
     }
 
-    /// Follows the progress of a batch to its end; opens the stream again where it was cut.
-    pub(super) async fn follow(&self, batch: &str, mut on_event: impl FnMut(&Frame)) -> anyhow::Result<()> {
-        let mut last = String::new();
-        let mut reopenings = 0;
-        while reopenings < MAX_REOPENINGS {
-            let request = self.http.get(self.url(&format!("/images/{batch}/events")));
-            let request = if last.is_empty() { request } else { request.header("last-event-id", last.as_str()) };
-            let response = self.send(request).await?;
-            if response.status() == StatusCode::NO_CONTENT {
-                return Ok(());
-            }
-            let mut pieces = response.bytes_stream();
-            let mut parser = Parser::default();
-            // Comments keep the connection alive and are no progress.
-            let mut deadline = Instant::now() + MAX_SILENCE;
-            while let Some(Ok(piece)) = timeout_at(deadline, pieces.next()).await.context("no progress")? {
-                for frame in parser.push(&piece) {
-                    on_event(&frame);
-                    if frame.event == "done" {
-                        return Ok(());
-                    }
-                    reopenings = 0;
-                    deadline = Instant::now() + MAX_SILENCE;
-                    last = frame.id;
-                }
-            }
-            reopenings += 1;
-            tokio::time::sleep(REOPEN_AFTER).await;
+    /// Posts nothing, to where it does no harm to arrive twice, and gets JSON.
+    pub(super) async fn post_again<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        read(self.insist(&self.request(Method::POST, path)?).await?).await
+    }
+
+    /// Posts `body`. With an idempotency key a lost answer is asked for again, which happens once all the same.
+    pub(super) async fn post_once<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Option<Body>,
+        idempotency_key: Option<&str>,
+    ) -> Result<T, Failure> {
+        let mut request = self.request(Method::POST, path)?;
+        if let Some(body) = body {
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(body.content_type));
+            *request.body_mut() = Some(body.bytes.into());
         }
-        bail!("the progress stream of {batch} keeps breaking off")
+        let Some(key) = idempotency_key else {
+            return read(self.send(&request).await?).await;
+        };
+        request.headers_mut().insert(IDEMPOTENCY_KEY, header(key)?);
+        read(self.insist(&request).await?).await
     }
 
-    fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.base)
-    }
-
-    /// Sends a request; an answer that is an error becomes one.
-    async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
-        let response = request.send().await.with_context(|| format!("cannot reach {}", self.base))?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
+    /// Opens a picture: goes from its lasting address to where its bytes are.
+    pub(super) async fn open_picture(
+        &self,
+        batch: BatchId,
+        scene: &SceneId,
+        variant: u32,
+    ) -> Result<Response, Failure> {
+        let request = self.request(Method::GET, &format!("/images/{batch}/items/{scene}/{variant}"))?;
+        let mut at = request.url().clone();
+        let mut response = self.exchange(&request).await?;
+        for _ in 0..MAX_REDIRECTS {
+            if response.status() == StatusCode::FORBIDDEN && at != *request.url() {
+                // Not our key: a link that has just expired, or a clock that is wrong.
+                return Err(Failure::Unexpected(format!("{} does not accept the link", at.authority())));
+            }
+            if !response.status().is_redirection() {
+                return accept(response).await;
+            }
+            let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
+            let next = location.and_then(|location| at.join(location).ok());
+            at = next.ok_or_else(|| Failure::Unexpected(format!("{at} redirects to nowhere")))?;
+            // Signed links carry their own right; the key is for the service.
+            response = self.exchange(&Request::new(Method::GET, at.clone())).await?;
         }
-        let problem: Value = read(response).await.unwrap_or_default();
-        bail!("the service answered {status}: {}", problem["detail"].as_str().unwrap_or("no detail"))
+        Err(Failure::Unexpected(format!("{at}: more than {MAX_REDIRECTS} redirects")))
+    }
+
+    fn request(&self, method: Method, path: &str) -> Result<Request, Failure> {
+        let url = format!("{}{path}", self.base);
+        let url = url.parse::<Url>().map_err(|error| Failure::Usage(format!("{url}: {error}")))?;
+        let mut request = Request::new(method, url);
+        if let Some(key) = &self.key {
+            request.headers_mut().insert(AUTHORIZATION, key.clone());
+        }
+        Ok(request)
+    }
+
+    /// Sends a request that may be sent twice, until it is answered with something that will not pass.
+    async fn insist(&self, request: &Request) -> Result<Response, Failure> {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.send(request).await {
+                Ok(response) => return Ok(response),
+                Err(failure) => self.wait_out(failure, &mut backoff).await?,
+            }
+        }
+    }
+
+    /// Waits before another try after `failure`.
+    ///
+    /// # Errors
+    /// The failure, if another try will not help.
+    pub(super) async fn wait_out(&self, failure: Failure, backoff: &mut Backoff) -> Result<(), Failure> {
+        if !failure.is_passing() || !self.was_heard.load(Ordering::Relaxed) {
+            return Err(failure);
+        }
+        let Some(wait) = backoff.next(failure.retry_after()) else { return Err(failure) };
+        self.screen.wait(&format!("{failure}; trying again in {:.1} s", wait.as_secs_f64()));
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+
+    /// Sends a request once; an answer that is an error becomes one.
+    async fn send(&self, request: &Request) -> Result<Response, Failure> {
+        accept(self.exchange(request).await?).await
+    }
+
+    async fn exchange(&self, request: &Request) -> Result<Response, Failure> {
+        let request = request.try_clone().ok_or_else(|| Failure::Unexpected("a body cannot be sent twice".into()))?;
+        match self.http.execute(request).await {
+            Ok(response) => {
+                self.was_heard.store(true, Ordering::Relaxed);
+                Ok(response)
+            }
+            Err(error) => {
+                // A request that was sent and not answered was heard by somebody.
+                self.was_heard.fetch_or(!error.is_connect(), Ordering::Relaxed);
+                Err(Failure::Unreachable { base: self.base.clone(), reason: innermost(&error) })
+            }
+        }
     }
 }
 
-async fn read<T: DeserializeOwned>(response: Response) -> anyhow::Result<T> {
-    let body = response.bytes().await?;
-    serde_json::from_slice(&body).context("the service answered something unexpected")
+/// The address of a service, from the command line or the environment.
+fn service_url(text: &str) -> Result<Url, Failure> {
+    let refuse = |why: &str| Failure::Usage(format!("the service's address (--url, ORCHESTRATOR_URL) {why}"));
+    let url: Url = text.parse().map_err(|error| refuse(&format!("is no URL: {error}")))?;
+    if !["http", "https"].contains(&url.scheme()) || url.host_str().is_none() {
+        return Err(refuse("must be like http://127.0.0.1:9090"));
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        return Err(refuse("must not hold a user, a query or a fragment; the key goes to ORCHESTRATOR_KEY"));
+    }
+    Ok(url)
+}
+
+fn bearer(key: &Secret) -> Result<HeaderValue, Failure> {
+    let mut value = header(&format!("Bearer {}", key.expose()))
+        .map_err(|_| Failure::Usage("the key (--key, ORCHESTRATOR_KEY) has characters that no key has".into()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn header(text: &str) -> Result<HeaderValue, Failure> {
+    HeaderValue::from_str(text).map_err(|error| Failure::Unexpected(error.to_string()))
+}
+
+/// The answer, or the error that it is.
+async fn accept(response: Response) -> Result<Response, Failure> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let body = bytes(response).await.unwrap_or_default();
+    Err(Failure::Refused(Box::new(Refusal::new(status, retry_after.map(Duration::from_secs), &body))))
+}
+
+async fn read<T: DeserializeOwned>(response: Response) -> Result<T, Failure> {
+    let url = response.url().clone();
+    let unexpected = |error: String| Failure::Unexpected(format!("{url} answered something unexpected: {error}"));
+    let body = bytes(response).await.map_err(&unexpected)?;
+    serde_json::from_slice(&body).map_err(|error| unexpected(error.to_string()))
+}
+
+async fn bytes(mut response: Response) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(|error| innermost(&error))? {
+        if body.len() + piece.len() > MAX_ANSWER_BYTES {
+            return Err(format!("more than {MAX_ANSWER_BYTES} bytes"));
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body)
+}
+
+/// What an error comes down to: reqwest's own words repeat the address and say nothing of the reason.
+pub(super) fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
 }
 
 #[cfg(test)]
-mod tests {
-    use axum::Router;
-    use axum::http::HeaderMap;
-    use axum::routing::get;
-
-    use super::*;
-
-    /// A service with these routes.
-    async fn service(routes: Router) -> Client {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = Client::new(listener.local_addr().unwrap()).unwrap();
-        tokio_util::task::TaskTracker::new().spawn(async { axum::serve(listener, routes).await.unwrap() });
-        client
-    }
-
-    /// A stream of three events that breaks off after each.
-    async fn one_event_a_time(headers: HeaderMap) -> String {
-        let last = headers.get("last-event-id").map_or(0, |id| id.to_str().unwrap().parse::<u32>().unwrap());
-        let kind = if last == 2 { "done" } else { "step" };
-        format!("retry: 1\n\n: still here\n\nid: {}\nevent: {kind}\ndata: {{}}\n\n", last + 1)
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_breaks_off_is_resumed_where_it_was_cut() {
-        let client = service(Router::new().route("/images/b/events", get(one_event_a_time))).await;
-        let mut ids = Vec::new();
-        client.follow("b", |event| ids.push(event.id.clone())).await.unwrap();
-        assert_eq!(ids, ["1", "2", "3"]);
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_is_over_needs_no_events() {
-        let client = service(Router::new().route("/images/b/events", get(|| async { StatusCode::NO_CONTENT }))).await;
-        client.follow("b", |event| panic!("{event:?}")).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn an_error_of_the_service_is_told_in_its_own_words() {
-        let problem = (StatusCode::PAYMENT_REQUIRED, r#"{"detail":"only 0.10 is left"}"#);
-        let client = service(Router::new().route("/images", axum::routing::post(move || async move { problem }))).await;
-        let error = client.post::<Value>("/images", String::new()).await.unwrap_err();
-        assert_eq!(error.to_string(), "the service answered 402 Payment Required: only 0.10 is left");
-    }
-}
+mod tests;

@@ -5,20 +5,17 @@
 //! service from inside: it sees what any client sees, and the files that the service leaves.
 
 mod check;
-mod progress;
 mod report;
-mod view;
 
 use std::collections::HashMap;
-use std::io::IsTerminal as _;
 
 use anyhow::{bail, ensure};
 use tokio::net::TcpListener;
 
-use self::progress::Progress;
-use self::view::{Batch, Budget};
 use super::client::Client;
 use super::output::say;
+use super::screen::Screen;
+use super::view::{Batch, Budget};
 use crate::app::App;
 use crate::config::{Auth, Config, ConfigError, ConfigErrors, ProviderKind};
 use crate::domain::spec::RunMode;
@@ -77,7 +74,7 @@ pub(super) async fn run(mut config: Config, variables: &HashMap<String, String>,
     if let Some(port) = taken {
         say(&format!("Port {port} is taken, using a free one."));
     }
-    let client = Client::new(app.address())?;
+    let client = Client::local(app.address())?;
     let lifecycle = app.lifecycle().clone();
     let tour = async {
         let toured = tokio::select! {
@@ -119,13 +116,14 @@ async fn tour(client: &Client, config: &Config, exit: bool) -> anyhow::Result<()
         sent.counts.total,
         sent.estimated_cost
     ));
-    let mut progress = Progress::new(sent.counts.total, std::io::stderr().is_terminal());
-    let followed = client.follow(&sent.id, |event| progress.show(event)).await;
-    progress.end();
+    let screen = Screen::new();
+    screen.start("", &sent.counts);
+    let followed = client.follow(sent.id, sent.last_event, async |event| screen.show(&event)).await;
+    screen.end();
     followed?;
     let batch: Batch = client.get(&format!("/images/{}?limit=200", sent.id)).await?;
     say(&report::pictures(&batch, &config.data.dir));
-    let wrong = view::unexpected(&batch, REFUSED_MARKER);
+    let wrong = check::unexpected(&batch, REFUSED_MARKER);
     ensure!(wrong.is_empty(), "not as expected: {}", wrong.join(", "));
     let books = check::agree(client, &config.data.dir, &batch).await?;
     let budget: Budget = client.get("/budget").await?;

@@ -191,7 +191,8 @@ impl Links {
 }
 
 /// The name under which a person saves a picture: `s-001_v1.png`.
-pub(super) fn file_name(scene: &SceneId, variant: u32, format: PictureFormat) -> String {
+#[must_use]
+pub fn file_name(scene: &SceneId, variant: u32, format: PictureFormat) -> String {
     format!("{scene}_v{variant}.{}", format.ending())
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use orchestrator::config::Config;
+use orchestrator::config::{ClientConfig, Config};
 use orchestrator::domain::state::ErrorCode;
 use orchestrator::http::describe;
 use orchestrator::http::problem::Code;
@@ -23,7 +23,7 @@ fn example() -> HashMap<String, String> {
 fn the_example_environment_lists_exactly_what_is_read() {
     let example = example();
     let listed: BTreeSet<&str> = example.keys().map(String::as_str).collect();
-    let read: BTreeSet<&str> = Config::names().into_iter().collect();
+    let read: BTreeSet<&str> = Config::names().into_iter().chain(ClientConfig::names()).collect();
     assert_eq!(listed, read);
 }
 
@@ -33,6 +33,8 @@ fn the_example_environment_shows_the_defaults() {
     let default = Config::parse(&HashMap::new()).unwrap();
     assert_eq!(format!("{shown:#?}"), format!("{default:#?}"));
     assert_eq!(shown.database.url, default.database.url);
+    let shown = ClientConfig::parse(&example());
+    assert_eq!((shown.url.as_deref(), shown.key.is_none()), (Some(ClientConfig::DEFAULT_URL), true));
 }
 
 #[test]

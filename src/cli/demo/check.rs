@@ -7,10 +7,11 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use tokio::time::{Instant, sleep};
 
-use super::view::{Batch, Budget};
 use crate::cli::client::Client;
+use crate::cli::view::{Batch, Budget};
 use crate::domain::ledger::LedgerLine;
 use crate::domain::money::MicroUsd;
+use crate::domain::state::BatchState;
 
 /// The ledger is written after the fact, within seconds.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -33,6 +34,18 @@ impl Books {
     fn agree_with(&self, batch: &Batch, budget: &Budget) -> bool {
         self.day_sum == budget.everyone.spent && self.batch_sum == batch.actual_cost
     }
+}
+
+/// The pictures that ended otherwise than they should: all are made, but those of a row with `refused_marker`.
+pub(super) fn unexpected(batch: &Batch, refused_marker: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for item in &batch.items {
+        let expected = if item.prompt.contains(refused_marker) { BatchState::Failed } else { BatchState::Completed };
+        for image in item.images.iter().filter(|image| image.state != expected) {
+            wrong.push(format!("{} v{} is {}", item.scene_id, image.variant, image.state.as_str()));
+        }
+    }
+    wrong
 }
 
 /// Waits until everything agrees.
@@ -78,7 +91,7 @@ async fn read(folder: &Path, budget: &Budget, batch: &Batch) -> anyhow::Result<B
             if path == books.file {
                 books.day_sum = books.day_sum.plus(line.cost)?;
             }
-            if line.job_id.to_string() == batch.id {
+            if line.job_id == batch.id {
                 books.batch_sum = books.batch_sum.plus(line.cost)?;
                 books.batch_lines += 1;
             }
@@ -112,9 +125,11 @@ mod tests {
     fn answers(batch_cost: &str, spent: &str) -> (Batch, Budget) {
         let counts = r#"{"total":0,"queued":0,"running":0,"completed":0,"failed":0,"cancelled":0}"#;
         let batch = format!(
-            r#"{{"batchId":"{BATCH}","estimatedCost":1,"actualCost":{batch_cost},"counts":{counts},"items":[]}}"#
+            r#"{{"batchId":"{BATCH}","state":"completed","estimatedCost":1,"actualCost":{batch_cost},"unknownCost":0,
+                "lastEvent":1,"counts":{counts}}}"#
         );
-        let budget = format!(r#"{{"day":"2026-11-24","everyone":{{"dailyLimit":null,"spent":{spent},"reserved":0}}}}"#);
+        let budget =
+            format!(r#"{{"day":"2026-11-24","resetsAt":"","everyone":{{"spent":{spent},"reserved":0,"unknown":0}}}}"#);
         (serde_json::from_str(&batch).unwrap(), serde_json::from_str(&budget).unwrap())
     }
 

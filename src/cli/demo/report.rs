@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::check::Books;
-use super::view::{Batch, Budget, Image};
 use crate::cli::output::{program, table};
+use crate::cli::view::{Batch, Budget, Image};
 
 /// A line for each picture, and the total.
 pub(super) fn pictures(batch: &Batch, data_dir: &Path) -> String {
@@ -32,7 +32,7 @@ fn outcome(image: &Image, data_dir: &Path) -> String {
             Some(path) => data_dir.join(path).display().to_string(),
             None => uri.clone(),
         },
-        (None, Some(error)) => format!("{}: {}", error.code.as_str(), error.detail),
+        (None, Some(error)) => format!("{}: {}", error.code, error.detail),
         (None, None) => String::new(),
     }
 }

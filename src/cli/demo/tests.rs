@@ -66,8 +66,8 @@ fn ended(state: impl Fn(&str) -> &'static str) -> Batch {
         .collect();
     let counts =
         serde_json::json!({"total": 0, "queued": 0, "running": 0, "completed": 0, "failed": 0, "cancelled": 0});
-    let view =
-        serde_json::json!({"batchId": "b", "estimatedCost": 0, "actualCost": 0, "counts": counts, "items": items});
+    let view = serde_json::json!({"batchId": "bat_01KB0000000000000000000000", "state": "partial", "estimatedCost": 0,
+        "actualCost": 0, "unknownCost": 0, "lastEvent": 1, "counts": counts, "items": items});
     serde_json::from_value(view).unwrap()
 }
 
@@ -75,10 +75,10 @@ fn ended(state: impl Fn(&str) -> &'static str) -> Batch {
 fn the_sample_batch_has_a_dozen_rows_and_one_of_them_is_to_be_refused() {
     let as_it_should = ended(|prompt| if prompt.contains(REFUSED_MARKER) { "failed" } else { "completed" });
     assert_eq!(as_it_should.items.len(), 12);
-    assert_eq!(view::unexpected(&as_it_should, REFUSED_MARKER), [""; 0]);
-    assert_eq!(view::unexpected(&ended(|_| "completed"), REFUSED_MARKER), ["not-allowed v1 is completed"]);
+    assert_eq!(check::unexpected(&as_it_should, REFUSED_MARKER), [""; 0]);
+    assert_eq!(check::unexpected(&ended(|_| "completed"), REFUSED_MARKER), ["not-allowed v1 is completed"]);
     let pictures: usize = as_it_should.items.iter().map(|item| item.images.len()).sum();
-    assert_eq!(view::unexpected(&ended(|_| "cancelled"), REFUSED_MARKER).len(), pictures);
+    assert_eq!(check::unexpected(&ended(|_| "cancelled"), REFUSED_MARKER).len(), pictures);
 }
 
 #[test]

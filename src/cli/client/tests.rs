@@ -1,0 +1,148 @@
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU32;
+
+use axum::Router;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Redirect;
+use axum::routing::{get, post};
+use serde_json::Value;
+
+use super::*;
+
+const BATCH: &str = "bat_01KB0000000000000000000000";
+
+fn batch() -> BatchId {
+    BATCH.parse().unwrap()
+}
+
+/// A service with these routes.
+async fn service(routes: Router) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio_util::task::TaskTracker::new().spawn(async { axum::serve(listener, routes).await.unwrap() });
+    address
+}
+
+async fn client(routes: Router) -> Client {
+    Client::local(service(routes).await).unwrap()
+}
+
+fn keyed(address: SocketAddr) -> Client {
+    Client::new(&format!("http://{address}/"), Some(&Secret::new("orc_k")), Screen::new()).unwrap()
+}
+
+/// A stream of three events that breaks off after each.
+async fn one_event_a_time(headers: HeaderMap) -> String {
+    let last = headers["last-event-id"].to_str().unwrap().parse::<u32>().unwrap();
+    let kind = if last == 2 { "done" } else { "step" };
+    format!("retry: 1\n\n: still here\n\nid: {}\nevent: {kind}\ndata: {{}}\n\n", last + 1)
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_is_resumed_where_it_was_cut() {
+    let client = client(Router::new().route("/images/{batch}/events", get(one_event_a_time))).await;
+    for (last, expected) in [(0, &["1", "2", "3"][..]), (1, &["2", "3"])] {
+        let mut ids = Vec::new();
+        client.follow(batch(), last, async |event| ids.push(event.id)).await.unwrap();
+        assert_eq!(ids, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_over_needs_no_events() {
+    let client = client(Router::new().route("/images/{batch}/events", get(|| async { StatusCode::NO_CONTENT }))).await;
+    client.follow(batch(), 7, async |event| panic!("{event:?}")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_that_is_refused_for_good_ends_with_the_reason() {
+    for status in [StatusCode::UNAUTHORIZED, StatusCode::NOT_FOUND] {
+        let refused = client(Router::new().route("/images/{batch}/events", get(move || async move { status }))).await;
+        let failure = refused.follow(batch(), 0, async |_| {}).await.unwrap_err();
+        assert!(matches!(failure, Failure::Refused(refusal) if refusal.status == status));
+    }
+}
+
+#[tokio::test]
+async fn an_error_of_the_service_is_told_in_its_own_words() {
+    let problem = (StatusCode::PAYMENT_REQUIRED, r#"{"detail":"only 0.10 is left"}"#);
+    let client = client(Router::new().route("/images", post(move || async move { problem }))).await;
+    let error = client.post::<Value>("/images", String::new()).await.unwrap_err();
+    assert_eq!(error.to_string(), "the service answered 402 Payment Required: only 0.10 is left");
+}
+
+#[tokio::test]
+async fn a_request_that_is_named_is_sent_again_under_its_name_until_it_is_answered() {
+    static SEEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let answer = |headers: HeaderMap, body: String| async move {
+        let mut seen = SEEN.lock().unwrap();
+        seen.push(format!("{} {body}", headers["idempotency-key"].to_str().unwrap()));
+        let status = if seen.len() < 3 { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::ACCEPTED };
+        (status, r#"{"ok":true}"#)
+    };
+    let client = client(Router::new().route("/images", post(answer))).await;
+    let body = Body { content_type: "text/csv", bytes: Bytes::from_static(b"rows") };
+    let answered: Value = client.post_once("/images", Some(body), Some("name")).await.unwrap();
+    assert_eq!(answered["ok"], true);
+    assert_eq!(*SEEN.lock().unwrap(), ["name rows", "name rows", "name rows"]);
+}
+
+#[tokio::test]
+async fn what_has_no_name_is_sent_once() {
+    static SENT: AtomicU32 = AtomicU32::new(0);
+    let answer = || async {
+        SENT.fetch_add(1, Ordering::Relaxed);
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let client = client(Router::new().route("/images", post(answer))).await;
+    assert!(client.post::<Value>("/images", String::new()).await.is_err());
+    assert_eq!(SENT.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn nobody_at_the_address_is_an_error_at_once() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = Client::local(listener.local_addr().unwrap()).unwrap();
+    drop(listener);
+    let failure = client.get::<Value>("/budget").await.unwrap_err();
+    assert!(matches!(failure, Failure::Unreachable { .. }), "{failure}");
+}
+
+#[tokio::test]
+async fn the_key_goes_to_the_service_and_never_where_a_picture_is() {
+    async fn bytes(headers: HeaderMap) -> Result<&'static str, StatusCode> {
+        if headers.contains_key("authorization") { Err(StatusCode::IM_A_TEAPOT) } else { Ok("picture") }
+    }
+    let bucket = service(Router::new().route("/bucket/s.png", get(bytes))).await;
+    let to = format!("http://{bucket}/bucket/s.png");
+    let redirect = move |headers: HeaderMap| async move {
+        if headers["authorization"] == "Bearer orc_k" { Ok(Redirect::to(&to)) } else { Err(StatusCode::UNAUTHORIZED) }
+    };
+    let address = service(Router::new().route("/images/{batch}/items/s-1/2", get(redirect))).await;
+    let scene = "s-1".parse().unwrap();
+    let opened = keyed(address).open_picture(batch(), &scene, 2).await.unwrap();
+    assert_eq!(opened.text().await.unwrap(), "picture");
+}
+
+#[tokio::test]
+async fn redirects_end() {
+    let again = || async { Redirect::to("/again") };
+    let routes = Router::new().route("/images/{batch}/items/s/1", get(again)).route("/again", get(again));
+    let scene = "s".parse().unwrap();
+    let failure = client(routes).await.open_picture(batch(), &scene, 1).await.unwrap_err();
+    assert!(failure.to_string().contains("redirects"), "{failure}");
+}
+
+#[test]
+fn an_address_that_is_none_or_holds_a_secret_is_refused() {
+    for good in ["http://127.0.0.1:9090", "https://pictures.example/", "https://example.org/prefix/"] {
+        assert!(service_url(good).is_ok(), "{good}");
+    }
+    for bad in
+        ["localhost:9090", "127.0.0.1", "ftp://x", "http://", "https://user:secret@example.org", "http://x/?key=1"]
+    {
+        let failure = service_url(bad).unwrap_err();
+        assert_eq!(failure.exit_code(), 64, "{bad}");
+        assert!(!failure.to_string().contains("secret"));
+    }
+}

@@ -1,0 +1,141 @@
+//! What all client commands share: where the service is, how its answers are shown, what happens on Ctrl-C.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::client::Client;
+use super::failure::Failure;
+use super::folder::Folder;
+use super::output::{program, quoted, say};
+use super::saver::Saver;
+use super::screen::Screen;
+use super::watch::Watch;
+use crate::config::{ClientConfig, Secret};
+use crate::domain::ids::BatchId;
+
+/// How the service is reached.
+#[derive(Debug, Args)]
+pub(super) struct Connection {
+    /// The service's address; else `ORCHESTRATOR_URL`, else `http://127.0.0.1:9090`.
+    #[arg(long, value_name = "URL", help_heading = "Connection")]
+    url: Option<String>,
+    /// The key to show. `ORCHESTRATOR_KEY` is the better place: others may see what commands are given.
+    #[arg(long, value_name = "KEY", help_heading = "Connection")]
+    key: Option<String>,
+    /// Write what came of it as JSON on standard output, an object a line. Progress goes to standard error.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Which batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Which {
+    /// This one.
+    Batch(BatchId),
+    /// The newest.
+    Last,
+}
+
+impl std::str::FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "last" => Ok(Self::Last),
+            id => id.parse().map(Self::Batch).map_err(|error| format!("{error}, nor the word last")),
+        }
+    }
+}
+
+/// Whether a batch is watched, and where its pictures go.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Watching {
+    /// Show the progress until every picture is made.
+    #[arg(long)]
+    pub(super) watch: bool,
+    /// Save the pictures here as they come, which is watching too.
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
+}
+
+impl Watching {
+    /// Whether anything but the answer is wanted.
+    pub(super) fn is_on(&self) -> bool {
+        self.watch || self.out.is_some()
+    }
+}
+
+/// A service, and the person who asks it.
+pub(super) struct Remote {
+    pub(super) client: Client,
+    pub(super) screen: Screen,
+    pub(super) json: bool,
+    /// How to go on after Ctrl-C, or when the service is given up.
+    going_on: RefCell<String>,
+}
+
+impl Remote {
+    /// Connects to nothing yet.
+    pub(super) fn new(connection: &Connection, variables: &HashMap<String, String>) -> Result<Self, Failure> {
+        let set = ClientConfig::parse(variables);
+        let url = connection.url.clone().or(set.url).unwrap_or_else(|| ClientConfig::DEFAULT_URL.to_owned());
+        let key = connection.key.as_ref().map(Secret::new).or(set.key);
+        let screen = Screen::new();
+        let client = Client::new(&url, key.as_ref(), screen.clone())?;
+        Ok(Self { client, screen, json: connection.json, going_on: RefCell::default() })
+    }
+
+    /// Says from now on, when the command is stopped or gives up: `what`.
+    pub(super) fn goes_on(&self, what: String) {
+        *self.going_on.borrow_mut() = what;
+    }
+
+    /// Does `work` until it ends or Ctrl-C comes.
+    pub(super) async fn unless_stopped(&self, work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+        let ended = tokio::select! {
+            ended = work => ended,
+            _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted("stopped".to_owned())),
+        };
+        self.screen.end();
+        let hint = self.going_on.borrow();
+        let is_left = matches!(ended, Err(Failure::Interrupted(_) | Failure::Unreachable { .. } | Failure::File(_)));
+        if is_left && !hint.is_empty() {
+            self.screen.say(&hint);
+        }
+        if let (Err(Failure::Refused(refusal)), true) = (&ended, self.json) {
+            say(&json!({ "error": refusal.body }).to_string());
+        }
+        ended
+    }
+
+    /// The batch that is meant.
+    pub(super) async fn find(&self, which: Which) -> Result<BatchId, Failure> {
+        if let Which::Batch(batch) = which {
+            return Ok(batch);
+        }
+        let list: Value = self.client.get("/images?limit=1").await?;
+        let newest = BatchId::deserialize(&list["batches"][0]["batchId"]);
+        newest.map_err(|_| Failure::Usage("there is no batch yet: `submit FILE --live` makes one".to_owned()))
+    }
+
+    /// Opens the folder at `path` for the pictures of `batch`.
+    pub(super) fn folder_for(path: &Path, batch: BatchId) -> Result<Folder, Failure> {
+        let mut folder = Folder::open(path)?;
+        folder.belong_to(batch)?;
+        Ok(folder)
+    }
+
+    /// Watches `batch`, saves its pictures in `folder` if it is there, and says how to go on if it is left.
+    pub(super) fn watch<'a>(&'a self, batch: BatchId, folder: Option<&'a Folder>) -> Watch<'a> {
+        let out =
+            folder.map(|folder| format!(" --out {}", quoted(&folder.path().to_string_lossy()))).unwrap_or_default();
+        self.goes_on(format!("{batch} goes on without you. To watch it again: {} watch {batch}{out}", program()));
+        let saver = folder.map(|folder| Saver::new(&self.client, &self.screen, batch, folder.path()));
+        Watch::new(&self.client, &self.screen, batch, saver)
+    }
+}

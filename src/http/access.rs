@@ -39,8 +39,8 @@ pub enum Need {
 pub fn need(method: &Method, route: &str) -> Need {
     let reads = matches!(*method, Method::GET | Method::HEAD);
     match route {
-        "/health" | "/healthz" | "/ready" | "/readyz" | "/metrics-lite" | "/openapi.json" | "/docs"
-        | "/docs/{file}" | "/batch/images" | "/assets/{*path}" | "/assets/{path}" => Need::Nothing,
+        "/health" | "/healthz" | "/ready" | "/readyz" | "/metrics-lite" | "/openapi.json" | "/" | "/console/{file}"
+        | "/docs" | "/docs/{file}" | "/batch/images" | "/assets/{*path}" | "/assets/{path}" => Need::Nothing,
         "/session" => Need::OwnCheck,
         "/images/{batchId}/events" | "/progress/{batchId}" => Need::Follow,
         "/images/{batchId}/stream-token" => Need::Scope(Scope::Read),
@@ -50,6 +50,7 @@ pub fn need(method: &Method, route: &str) -> Need {
         | "/images/{batchId}/items/{sceneId}/{variant}/thumbnail"
         | "/images/{batchId}/webhooks"
         | "/budget"
+        | "/models"
             if reads =>
         {
             Need::Scope(Scope::Read)
@@ -66,6 +67,7 @@ pub fn need(method: &Method, route: &str) -> Need {
         | "/images/{batchId}/items/{sceneId}/{variant}/thumbnail"
         | "/images/{batchId}/webhooks"
         | "/budget"
+        | "/models"
         | "/references"
         | "/images/{batchId}/cancel"
         | "/images/{batchId}/retry" => Need::Anyone,

@@ -11,7 +11,9 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{AppState, docs, images, pictures, progress, references, retry, session, status, webhooks};
+use super::{
+    AppState, console, docs, images, models, pictures, progress, references, retry, session, status, webhooks,
+};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -44,6 +46,7 @@ pub fn routes() -> (Router<AppState>, OpenApi) {
         .routes(routes!(webhooks::deliveries))
         .routes(routes!(references::upload))
         .routes(routes!(images::budget))
+        .routes(routes!(models::models))
         .routes(routes!(progress::events, progress::events_head))
         .routes(routes!(progress::progress, progress::progress_head))
         .routes(routes!(session::stream_token))
@@ -56,6 +59,8 @@ pub fn routes() -> (Router<AppState>, OpenApi) {
         .routes(routes!(status::readyz))
         .routes(routes!(status::ready))
         .routes(routes!(status::metrics_lite))
+        .routes(routes!(console::page))
+        .routes(routes!(console::part))
         .routes(routes!(docs::page))
         .routes(routes!(docs::part))
         .routes(routes!(openapi))
@@ -103,8 +108,10 @@ mod tests {
         insta::assert_json_snapshot!(described, @r#"
         [
           "delete /session",
+          "get /",
           "get /assets/{path}",
           "get /budget",
+          "get /console/{file}",
           "get /docs",
           "get /docs/{file}",
           "get /health",
@@ -116,6 +123,7 @@ mod tests {
           "get /images/{batchId}/items/{sceneId}/{variant}/thumbnail",
           "get /images/{batchId}/webhooks",
           "get /metrics-lite",
+          "get /models",
           "get /openapi.json",
           "get /progress/{batchId}",
           "get /ready",

@@ -40,7 +40,24 @@ macro_rules! files {
 static PARTS: LazyLock<Vec<File>> = files! {
     SCRIPT "api.js" "console/api.js",
     SCRIPT "app.js" "console/app.js",
+    SCRIPT "board.js" "console/board.js",
+    SCRIPT "budget.js" "console/budget.js",
+    SCRIPT "compose.js" "console/compose.js",
+    SCRIPT "dom.js" "console/dom.js",
+    SCRIPT "draft.js" "console/draft.js",
+    SCRIPT "estimate.js" "console/estimate.js",
+    SCRIPT "format.js" "console/format.js",
+    SCRIPT "grid.js" "console/grid.js",
+    SCRIPT "history.js" "console/history.js",
+    SCRIPT "picks.js" "console/picks.js",
+    SCRIPT "references.js" "console/references.js",
+    SCRIPT "rows.js" "console/rows.js",
+    SCRIPT "run.js" "console/run.js",
+    SCRIPT "stream.js" "stream.js",
     STYLE "style.css" "console/style.css",
+    SCRIPT "table.js" "console/table.js",
+    SCRIPT "viewer.js" "console/viewer.js",
+    SCRIPT "words.js" "console/words.js",
 };
 
 const HTML: &str = "text/html; charset=utf-8";

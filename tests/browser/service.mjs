@@ -1,6 +1,6 @@
 // The program as a real process on a port and a folder of its own; killed, and started again on both.
 
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -27,16 +27,25 @@ export class Service {
     return service;
   }
 
+  /** Makes a key; from then on the service lets nobody in without one. */
+  newKey(name) {
+    const said = execFileSync(PROGRAM, ["keys", "new", "--name", name], { env: this.#environment(), encoding: "utf8" });
+    return /aip_\w+/.exec(said)[0];
+  }
+
+  #environment() {
+    return {
+      DATA_DIR: this.#folder, PORT: String(this.port), PROVIDER: "synthetic", LOG_FORMAT: "json", SYNTHETIC_LATENCY: "50ms",
+      DAILY_BUDGET_USD: "1000", ...this.#settings,
+    };
+  }
+
   get url() {
     return `http://127.0.0.1:${this.port}`;
   }
 
   async start() {
-    const env = {
-      DATA_DIR: this.#folder, PORT: String(this.port), PROVIDER: "synthetic", LOG_FORMAT: "json", SYNTHETIC_LATENCY: "50ms",
-      DAILY_BUDGET_USD: "1000", ...this.#settings,
-    };
-    this.#child = spawn(PROGRAM, ["serve"], { env, stdio: ["ignore", "ignore", "pipe"] });
+    this.#child = spawn(PROGRAM, ["serve"], { env: this.#environment(), stdio: ["ignore", "ignore", "pipe"] });
     const lines = createInterface({ input: this.#child.stderr });
     const seen = [];
     this.port = await new Promise((resolve, reject) => {

@@ -105,7 +105,7 @@ class Composer {
     this.sheet = h("div", { class: "card flush" }, this.table.element,
       h("div", { class: "sheet-foot" }, button("Add a row", () => this.#addRow(), { icon: "add", kind: "quiet" }),
         h("span", { class: "soft hint" }, "Paste more rows at any time. Drop pictures on a row to use them as its references.")));
-    this.side = h("aside", { class: "side", "aria-label": "Settings and price" }, this.#settings(limits), this.#summary(), chooser);
+    this.side = h("aside", { class: "side", "aria-label": "Settings and price" }, this.#summary(), this.#settings(limits), chooser);
   }
 
   #settings(limits) {

@@ -39,10 +39,10 @@ export class Pace {
 /** A span in words that claim no more than is known. */
 export function inWords(milliseconds) {
   const seconds = milliseconds / 1000;
-  if (seconds < 10) return "a few seconds left";
-  if (seconds < 50) return `about ${Math.ceil(seconds / 10) * 10} seconds left`;
+  if (seconds < 10) return "a few seconds";
+  if (seconds < 50) return `about ${Math.ceil(seconds / 10) * 10} seconds`;
   const minutes = Math.max(1, Math.round(seconds / 60));
-  if (minutes < 60) return `about ${minutes} ${minutes === 1 ? "minute" : "minutes"} left`;
+  if (minutes < 60) return `about ${minutes} ${minutes === 1 ? "minute" : "minutes"}`;
   const hours = Math.round(minutes / 30) / 2;
-  return `about ${hours} ${hours === 1 ? "hour" : "hours"} left`;
+  return `about ${hours} ${hours === 1 ? "hour" : "hours"}`;
 }

@@ -33,6 +33,6 @@ test("a pace that changes is followed, and a stall is told", () => {
 
 test("the words claim no more than is known", () => {
   const words = [0, 12_000, 49_000, 55_000, 130_000, 3_600_000, 9_100_000].map(inWords);
-  assert.deepEqual(words, ["a few seconds left", "about 20 seconds left", "about 50 seconds left", "about 1 minute left",
-    "about 2 minutes left", "about 1 hour left", "about 2.5 hours left"]);
+  assert.deepEqual(words, ["a few seconds", "about 20 seconds", "about 50 seconds", "about 1 minute",
+    "about 2 minutes", "about 1 hour", "about 2.5 hours"]);
 });

@@ -84,7 +84,7 @@ export class Grid {
 
   #card(row) {
     const tiles = row.tiles.map((tile) => this.#tile(tile));
-    const element = h("li", { class: "shot" }, h("div", { class: "pictures" }, ...tiles.map((one) => one.element)),
+    const element = h("li", { class: row.aspectRatio === "1:1" ? "shot square" : "shot" }, h("div", { class: "pictures" }, ...tiles.map((one) => one.element)),
       h("div", { class: "caption" }, h("span", { class: "name" }, row.sceneId), h("span", { class: "said", title: row.prompt }, row.prompt)));
     element.style.setProperty("--n", row.tiles.length);
     const card = { element, tiles };

@@ -42,7 +42,7 @@ function row(batch) {
     h("th", { scope: "row" }, h("a", { href: `#/batches/${batch.batchId}` }, when(batch.createdAt)), h("span", { class: "id" }, `…${batch.batchId.slice(-6)}`)),
     h("td", {}, statePill(batch.state)),
     h("td", {}, made, counts.failed ? h("span", { class: "bad" }, `, ${counts.failed} failed`) : undefined),
-    h("td", { class: "number" }, money(batch.actualCost)), h("td", { class: "number" }, took), h("td", { class: "model" }, batch.model));
+    h("td", { class: "number" }, money(batch.actualCost)), h("td", { class: "number took" }, took), h("td", { class: "model" }, batch.model));
 }
 
 /** The state of a batch, in a word and a colour. */

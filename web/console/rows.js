@@ -101,15 +101,17 @@ function quoted(text, at, delimiter) {
   return { value: inside.replaceAll('""', '"'), end: end + 1 };
 }
 
-const bareName = (text) => text.toLowerCase().replace(/[^a-z]/g, "");
-
 function columnOf(name) {
-  return Object.keys(COLUMNS).find((column) => COLUMNS[column].includes(bareName(name)));
+  const bare = name.toLowerCase().replace(/[^a-z0-9]/g, "");
+  // A sheet may have a column for each reference.
+  if (/^(reference|ref)(url)?\d$/.test(bare)) return "references";
+  return Object.keys(COLUMNS).find((column) => COLUMNS[column].includes(bare));
 }
 
 function isHeader(cells) {
   const known = cells.filter((cell) => cell.length < 30).map(columnOf).filter(Boolean);
-  return new Set(known).size === known.length && (known.includes("prompt") || known.length > 1);
+  const single = known.filter((column) => column !== "references");
+  return new Set(single).size === single.length && (known.includes("prompt") || known.length > 1);
 }
 
 function recognise(records) {

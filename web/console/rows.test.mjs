@@ -76,8 +76,14 @@ test("names of columns are known in several spellings, and both of ours", () => 
   }]);
 });
 
+test("a sheet may have a column for each reference", () => {
+  const { rows } = readPasted("prompt\treference 1\tRef URL 2\nx\thttps://a.example/1\thttps://a.example/2");
+  assert.deepEqual(rows, [{ prompt: "x", references: ["https://a.example/1", "https://a.example/2"] }]);
+});
+
 test("a row that looks like a header is one only once: prompts may begin with such words", () => {
-  assert.deepEqual(readPasted("name a colour\na prompt").rows.length, 2);
+  assert.equal(readPasted("name a colour\na prompt").rows.length, 2);
+  assert.equal(readPasted("prompt 1\nprompt 2").rows.length, 2);
   assert.deepEqual(readPasted("").rows, []);
   assert.deepEqual(readPasted("\n\t\n").rows, []);
 });

@@ -77,7 +77,7 @@ class Run {
     this.pickExport = button("Picked list", () => this.#exportPicks(), { icon: "pick", hidden: true });
     this.exports.append(this.pickExport);
     this.element = h("section", { class: "page run" },
-      h("div", { class: "page-head" }, h("div", { class: "title" }, h("h1", {}, `Batch, ${when(batch.createdAt)}`), this.pill), this.actions),
+      h("div", { class: "page-head" }, h("div", { class: "title" }, h("h1", {}, `Batch from ${when(batch.createdAt)}`), this.pill), this.actions),
       h("p", { class: "soft sub" }, `${batch.model} · `, h("span", { class: "id" }, batch.batchId)),
       batch.message && h("p", { class: "banner" }, icon("picture"), h("span", {}, sentence(batch.message))),
       this.connection, this.notices,
@@ -237,7 +237,7 @@ class Run {
     if (counts.failed) facts.push(["Failed", counts.failed.toLocaleString("en-US")]);
     if (counts.cancelled) facts.push(["Cancelled", counts.cancelled.toLocaleString("en-US")]);
     facts.push([counts.open ? "Cost so far" : "Cost", h("span", {}, money(counts.cost), counts.open ? h("span", { class: "soft" }, ` of at most ${money(batch.estimatedCost)}`) : batch.unknownCost ? h("span", { class: "soft" }, ` (${money(batch.unknownCost)} without a known outcome)`) : "")]);
-    if (counts.open) facts.push(["Time", this.#timeLeft(counts.open)]);
+    if (counts.open) facts.push(["Time left", this.#timeLeft(counts.open)]);
     else if (batch.finishedAt) facts.push(["Took", span(new Date(batch.finishedAt) - new Date(batch.createdAt))]);
     this.facts.replaceChildren(...facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
   }

@@ -17,7 +17,7 @@ export class Viewer {
   /** `tools`: what to do on `picked(tile)`, `moved(tile)` and `closed(tile)`. */
   constructor(board, picks, tools) {
     [this.#board, this.#picks, this.#tools] = [board, picks, tools];
-    this.stage = h("div", { class: "stage" });
+    this.stage = h("div", { class: "stage", tabindex: -1 });
     this.info = h("aside", { class: "info", "aria-label": "About this picture" });
     this.place = h("span", { class: "place", "aria-live": "polite" });
     this.besideButton = button("Side by side", () => this.#compare(!this.#beside), { kind: "quiet", title: "Side by side (C)" });
@@ -34,6 +34,7 @@ export class Viewer {
   open(tile) {
     if (!this.dialog.isConnected) document.body.append(this.dialog);
     if (!this.dialog.open) this.dialog.showModal();
+    this.stage.focus();
     this.#show(tile);
   }
 
@@ -82,6 +83,7 @@ export class Viewer {
 
   #show(tile) {
     const moved = this.#tile !== tile;
+    const held = document.activeElement?.dataset.hold;
     this.#tile = tile;
     const { row } = tile;
     const several = row.tiles.length > 1;
@@ -94,6 +96,8 @@ export class Viewer {
     this.stage.replaceChildren(...figures);
     this.stage.classList.toggle("beside", beside);
     this.info.replaceChildren(...this.#about(tile, beside));
+    // What had the keyboard was made anew.
+    if (held) (this.dialog.querySelector(`[data-hold="${held}"]`) ?? this.stage).focus();
     if (moved) this.#tools.moved(tile);
     if (!beside) this.#preload(tile);
   }
@@ -102,13 +106,13 @@ export class Viewer {
     if (tile.state !== "completed") return h("figure", { class: "none" }, ...whyNot(tile), beside && h("figcaption", {}, `Picture ${tile.variant}`));
     const image = h("img", { alt: tile.row.prompt, width: tile.width, height: tile.height, decoding: "async" });
     showLarge(image, tile);
-    const caption = beside && h("figcaption", {}, `Picture ${tile.variant}`, this.#pickButton(tile));
+    const caption = beside && h("figcaption", {}, `Picture ${tile.variant}`, this.#pickButton(tile, true));
     return h("figure", { class: this.#picks.has(tile.key) ? "picked" : "" }, image, caption);
   }
 
-  #pickButton(tile) {
+  #pickButton(tile, beside) {
     const picked = this.#picks.has(tile.key);
-    return button(picked ? "Picked" : "Pick", () => this.#pick(tile), { icon: "pick", "aria-pressed": String(picked), kind: "pick-wide", title: "Pick (P)", "aria-label": `${picked ? "Picked" : "Pick"}, ${tile.sceneId}, picture ${tile.variant}` });
+    return button(picked ? "Picked" : "Pick", () => this.#pick(tile), { icon: "pick", "aria-pressed": String(picked), kind: "pick-wide", "data-hold": `pick-${beside ? tile.variant : 0}`, title: "Pick (P)", "aria-label": `${picked ? "Picked" : "Pick"}, ${tile.sceneId}, picture ${tile.variant}` });
   }
 
   #about(tile, beside) {
@@ -119,7 +123,7 @@ export class Viewer {
     if (tile.cost !== null && tile.cost !== undefined) facts.push(["Cost", `${money(tile.cost)}${tile.billing ? `, ${BILLING[tile.billing]}` : ""}`]);
     return [
       h("h2", {}, row.sceneId),
-      h("p", { class: "prompt", tabindex: 0 }, row.prompt),
+      h("p", { class: "full-prompt", tabindex: 0 }, row.prompt),
       made && !beside && h("div", { class: "actions" }, this.#pickButton(tile), h("a", { class: "button", href: tile.permalink, download: `${tile.sceneId}_v${tile.variant}` }, icon("save"), h("span", {}, "Save")),
         button("Copy link", () => copyLink(tile), { kind: "quiet" })),
       h("dl", { class: "facts" }, ...facts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
@@ -132,7 +136,7 @@ export class Viewer {
 
   #strip(tile) {
     return h("div", { class: "strip", role: "group", "aria-label": "Variants" }, ...tile.row.tiles.map((one) => h("button", {
-      type: "button", "aria-label": `Picture ${one.variant}`, "aria-pressed": String(one === tile), class: this.#picks.has(one.key) ? "picked" : "", onclick: () => this.#show(one),
+      type: "button", "data-hold": `variant-${one.variant}`, "aria-label": `Picture ${one.variant}`, "aria-pressed": String(one === tile), class: this.#picks.has(one.key) ? "picked" : "", onclick: () => this.#show(one),
     }, one.state === "completed" ? h("img", { src: one.thumbnailUrl ?? one.permalink, alt: "" }) : icon(one.state === "failed" ? "warn" : "wait"))));
   }
 

@@ -33,7 +33,7 @@ export async function openPage(t, service, path = "/", options = {}) {
   });
   if (process.env.TEST_CONSOLE_FROM_DISK) await fromDisk(context);
   const page = await context.newPage();
-  page.setDefaultTimeout(Number(process.env.TEST_PATIENCE ?? 20_000));
+  page.setDefaultTimeout(Number(process.env.TEST_PATIENCE ?? 60_000));
   page.expected = [];
   page.on("console", (message) => ["error", "warning"].includes(message.type()) && faults.push(`console: ${message.text()}`));
   page.on("pageerror", (error) => faults.push(`exception: ${error.message} ${error.stack}`));

@@ -27,7 +27,7 @@ export class Board {
       for (const image of item.images) {
         const key = keyOf(item.sceneId, image.variant);
         const tile = this.tiles.get(key) ?? { key, row, sceneId: item.sceneId, variant: image.variant };
-        Object.assign(tile, image, { failed: undefined });
+        Object.assign(tile, image);
         if (!this.tiles.has(key)) {
           this.tiles.set(key, tile);
           row.tiles.push(tile);
@@ -77,10 +77,11 @@ export class Board {
 
   /** The pictures by state, and what they cost. */
   counts() {
-    const counts = { total: 0, queued: 0, running: 0, completed: 0, failed: 0, cancelled: 0, cost: 0 };
+    const counts = { total: 0, queued: 0, running: 0, completed: 0, failed: 0, cancelled: 0, retryable: 0, cost: 0 };
     for (const tile of this.tiles.values()) {
       counts.total += 1;
       counts[tile.state] += 1;
+      if (tile.state === "failed" && tile.error?.retryable) counts.retryable += 1;
       counts.cost += Math.round((tile.cost ?? 0) * 1e6);
     }
     counts.cost /= 1e6;

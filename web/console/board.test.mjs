@@ -19,7 +19,7 @@ function board() {
 test("events set the state of their picture, and change nothing when they come again", () => {
   const one = board();
   for (const event of [made("a", 1), made("a", 1), failed("b", 1, "no_image", 0.01)]) one.apply(event);
-  assert.deepEqual(one.counts(), { total: 3, queued: 1, running: 0, completed: 1, failed: 1, cancelled: 0, cost: 0.06, open: 1 });
+  assert.deepEqual(one.counts(), { total: 3, queued: 1, running: 0, completed: 1, failed: 1, cancelled: 0, retryable: 1, cost: 0.06, open: 1 });
   assert.equal(one.tiles.get(keyOf("A", 1)).thumbnailUrl, "/t");
 });
 

@@ -16,6 +16,8 @@ import { failure, sentence } from "./words.js";
 
 /** How often a service without streams is asked. */
 const POLL = 5_000;
+/** How long numbers may lag behind, in milliseconds. */
+const SHOWN_EVERY = 150;
 /** Shares of a batch that are told to those who cannot see it. */
 const TOLD = [0.25, 0.5, 0.75];
 
@@ -34,7 +36,7 @@ class Run {
   #signal;
   #pace = new Pace();
   #told = 0;
-  #frame;
+  #timer;
   #wake = new Set();
   #following;
 
@@ -193,23 +195,24 @@ class Run {
     await this.#shell.meter.refresh();
   }
 
+  /** Shows the numbers, a few times a second at most: nobody reads them faster. */
   #showSoon() {
-    this.#frame ??= requestAnimationFrame(() => {
-      this.#frame = undefined;
-      this.#show();
-    });
+    this.#timer ??= setTimeout(() => {
+      this.#timer = undefined;
+      if (!this.#signal.aborted) this.#show();
+    }, SHOWN_EVERY);
   }
 
   #show() {
     const counts = this.board.counts();
     this.#showProgress(counts);
-    this.#showFailures();
+    this.#showFailures(counts);
     this.#showActions(counts);
-    for (const [name, title, shows] of FILTERS) {
-      const number = name === "all" ? counts.total : [...this.board.tiles.values()].filter((tile) => shows(tile, this.picks)).length;
+    const shown = { all: counts.total, made: counts.completed, open: counts.open, failed: counts.failed + counts.cancelled, picked: this.picks.size };
+    for (const [name, title] of FILTERS) {
       const filter = this.filters.querySelector(`[data-filter=${name}]`);
-      filter.replaceChildren(title, h("span", { class: "count" }, number.toLocaleString("en-US")));
-      filter.hidden = name !== "all" && number === 0 && filter.getAttribute("aria-pressed") === "false";
+      filter.replaceChildren(title, h("span", { class: "count" }, shown[name].toLocaleString("en-US")));
+      filter.hidden = name !== "all" && shown[name] === 0 && filter.getAttribute("aria-pressed") === "false";
     }
     this.exports.hidden = counts.completed === 0;
     this.pickExport.hidden = this.picks.size === 0;
@@ -247,21 +250,20 @@ class Run {
     return { measuring: () => "measuring…", stalled: () => "waiting for the model", known: () => inWords(estimate.left) }[estimate.state]();
   }
 
-  #showActions(counts) {
-    const retryable = [...this.board.tiles.values()].filter((tile) => tile.state === "failed" && tile.error?.retryable).length;
-    const wanted = `${counts.open > 0} ${retryable}`;
+  #showActions({ open, retryable }) {
+    const wanted = `${open > 0} ${retryable}`;
     if (this.actions.dataset.for === wanted) return;
     this.actions.dataset.for = wanted;
     this.actions.replaceChildren(...[
-      counts.open > 0 && button("Cancel", () => this.#cancel(), { icon: "stop", kind: "quiet" }),
-      counts.open === 0 && retryable > 0 && button(`Try ${retryable} again`, (event) => this.#retry(undefined, event), { icon: "again", kind: "primary" }),
-      counts.open === 0 && button("Use as a new batch", () => this.#reuse(this.board.rows), { icon: "sheet", kind: "quiet" }),
+      open > 0 && button("Cancel", () => this.#cancel(), { icon: "stop", kind: "quiet" }),
+      open === 0 && retryable > 0 && button(`Try ${retryable} again`, (event) => this.#retry(undefined, event), { icon: "again", kind: "primary" }),
+      open === 0 && button("Use as a new batch", () => this.#reuse(this.board.rows), { icon: "sheet", kind: "quiet" }),
     ].filter(Boolean));
   }
 
-  #showFailures() {
-    const groups = this.board.failures();
-    const open = this.board.counts().open > 0;
+  #showFailures(counts) {
+    const groups = counts.failed ? this.board.failures() : [];
+    const open = counts.open > 0;
     const told = JSON.stringify([open, groups.map(([code, tiles]) => [code, tiles.length])]);
     this.failures.hidden = groups.length === 0;
     if (this.failures.dataset.told === told) return;

@@ -69,7 +69,7 @@ export class RowTable {
   /** Shows what is wrong with a row; nothing takes it away. */
   setFaults(row, faults) {
     const parts = this.#elements.get(row.id);
-    const told = JSON.stringify(faults ?? {});
+    const told = faults && JSON.stringify(faults);
     if (!parts || parts.told === told) return;
     parts.told = told;
     parts.element.classList.toggle("faulty", Boolean(faults));
@@ -95,10 +95,13 @@ export class RowTable {
 
   /** Shows what a row costs: `exact` if the service said so, else about. */
   setCost(row, amount, exact) {
-    const cost = this.#elements.get(row.id)?.cost;
-    if (!cost) return;
-    cost.textContent = amount === undefined ? "–" : money(amount);
-    cost.classList.toggle("soft", !exact);
+    const parts = this.#elements.get(row.id);
+    const shown = `${amount} ${exact}`;
+    // Of a thousand rows one changes at a time.
+    if (!parts || parts.shown === shown) return;
+    parts.shown = shown;
+    parts.cost.textContent = amount === undefined ? "–" : money(amount);
+    parts.cost.classList.toggle("soft", !exact);
   }
 
   /** Shows a row's shape, size and references anew; without one, those of all rows. */

@@ -21,20 +21,20 @@ pub struct CatalogueView {
     limits: LimitsView,
 }
 
-/// What a batch may have.
+/// The most that a batch may have.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LimitsView {
     /// Most rows.
-    max_rows: u32,
+    rows: u32,
     /// Most pictures of a row.
-    max_variants: u32,
+    variants: u32,
     /// Most references of a row, those of the pack included.
-    max_references: usize,
+    references: usize,
     /// Most characters of a prompt.
-    max_prompt_chars: usize,
+    prompt_chars: usize,
     /// Most bytes of an uploaded reference.
-    max_reference_bytes: u64,
+    reference_bytes: u64,
 }
 
 /// Lists the models that may be called, with their shapes, sizes and prices, and the limits of a batch.
@@ -47,11 +47,11 @@ pub struct LimitsView {
 )]
 pub async fn models(State(state): State<AppState>) -> Json<CatalogueView> {
     let limits = LimitsView {
-        max_rows: state.limits.max_rows,
-        max_variants: state.limits.max_variants,
-        max_references: MAX_REFERENCES,
-        max_prompt_chars: MAX_PROMPT_CHARS,
-        max_reference_bytes: state.references.max_bytes(),
+        rows: state.limits.max_rows,
+        variants: state.limits.max_variants,
+        references: MAX_REFERENCES,
+        prompt_chars: MAX_PROMPT_CHARS,
+        reference_bytes: state.references.max_bytes(),
     };
     Json(CatalogueView { models: state.batches.models(&state.default_model), limits })
 }

@@ -215,3 +215,41 @@ test("a batch that is cancelled makes nothing more", async (t) => {
   assert.ok(counts.cancelled >= 6);
   page.check();
 });
+
+test("a session that ends while a batch runs asks for the key again, and nothing is missed", async (t) => {
+  const service = await Service.start(t, { SYNTHETIC_LATENCY: "500ms", PROVIDER_CONCURRENCY: "1" });
+  const key = service.newKey("maria");
+  const page = await openPage(t, service);
+  page.expected = [/status of 401/, /ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED_ENCODING|ERR_CONNECTION_RESET|ERR_EMPTY_RESPONSE/];
+  const logIn = async () => {
+    await page.getByLabel("API key").fill(key);
+    await page.keyboard.press("Enter");
+    await page.getByRole("heading", { name: "Log in" }).waitFor({ state: "detached" });
+  };
+  await logIn();
+  await paste(page, Array.from({ length: 8 }, (_, index) => `picture ${index}`).join("\n"));
+  await page.getByRole("button", { name: "Check the price" }).click();
+  await page.getByRole("button", { name: "Make 8 pictures" }).click();
+  await page.locator(".tile.completed").first().waitFor();
+  await page.context().clearCookies();
+  await service.kill();
+  await service.start();
+  await page.getByRole("heading", { name: "Log in" }).waitFor();
+  await logIn();
+  await page.locator(".pill.completed").waitFor();
+  assert.equal(await page.locator(".tile.completed").count(), 8);
+  page.check();
+});
+
+test("a batch that is not there is told as such, and an address of a picture opens it", async (t) => {
+  const service = await Service.start(t, { SYNTHETIC_LATENCY: "0s" });
+  const page = await openPage(t, service, "/#/batches/bat_01KB0000000000000000000000");
+  page.expected = [/status of 404/];
+  await page.getByRole("heading", { name: "This page cannot be shown" }).waitFor();
+  const { batchId } = await service.post("/images", { runMode: "live", items: [{ sceneId: "A", prompt: "a cup", variants: 2 }] }, { prefer: "wait=30" });
+  await page.goto(`${service.url}/#/batches/${batchId}/a/2`);
+  assert.equal(await page.locator(".place").textContent(), "A, 2 of 2");
+  await page.goBack();
+  await page.locator("dialog[open]").waitFor({ state: "detached" });
+  page.check();
+});

@@ -19,6 +19,7 @@ mod chaos;
 mod clocks;
 mod cluster;
 mod commands;
+mod console;
 mod contract;
 mod damage;
 mod described;

@@ -31,12 +31,19 @@ const shell = {
   },
 };
 
+const links = PAGES.map(({ path, name }) => h("a", { href: path }, name));
+document.getElementById("pages").append(...links);
+
 function showPages(hash) {
-  document.getElementById("pages").replaceChildren(...PAGES.map(({ path, name, matches }) =>
-    h("a", { href: path, "aria-current": matches.test(hash) ? "page" : undefined }, name)));
+  PAGES.forEach(({ name, matches }, index) => {
+    const here = matches.test(hash);
+    if (here) document.title = `${name} · orchestrator`;
+    if (here) links[index].setAttribute("aria-current", "page");
+    else links[index].removeAttribute("aria-current");
+  });
 }
 
-async function route() {
+async function route(event) {
   const hash = location.hash || "#/";
   if (hash === "#main") return main.focus();
   const [, view, id, ...rest] = hash.split("/").map(decodeURIComponent);
@@ -54,12 +61,15 @@ async function route() {
     if (view === "batches" && id) shown = { id, ...(await runView(shell, main, id, ending.signal)) };
     else if (view === "batches") historyView(shell, main, ending.signal);
     else composeView(shell, main, ending.signal);
-    if (shown && !ending.signal.aborted) shown.open?.(rest);
+    if (ending.signal.aborted) return;
+    // Who uses the keyboard or a screen reader goes on in the page that was asked for.
+    if (event?.type === "hashchange") main.focus({ preventScroll: true });
+    shown?.open?.(rest);
     meter.refresh();
   } catch (error) {
     if (ending.signal.aborted) return;
     main.replaceChildren(h("section", { class: "notice-page" }, icon("warn"), h("h1", {}, "This page cannot be shown"), h("p", {}, error.message),
-      h("div", { class: "actions" }, button("Try again", route, { kind: "primary" }), h("a", { class: "button", href: "#/batches" }, "All batches"))));
+      h("div", { class: "actions" }, button("Try again", () => route(), { kind: "primary" }), h("a", { class: "button", href: "#/batches" }, "All batches"))));
     if (!error.status && error.status !== 0) throw error;
   }
 }

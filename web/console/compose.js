@@ -2,7 +2,7 @@
 
 import { ApiError, price, submit } from "./api.js";
 import { announce, button, choices, confirm, h, icon, toast } from "./dom.js";
-import { addRows, emptyDraft, faultsOf, listedPrice, load, modelOf, placeFaults, save, toBody, totals } from "./draft.js";
+import { addRows, emptyDraft, faultsOf, listedPrice, load, MODES, modelOf, placeFaults, save, toBody, totals } from "./draft.js";
 import { count, money } from "./format.js";
 import { addDropped, editReferences, referenceList } from "./references.js";
 import { readFile, readPasted } from "./rows.js";
@@ -110,16 +110,18 @@ class Composer {
 
   #settings(limits) {
     const models = this.#catalogue.models.map((model) => [model.id, `${model.id} · ${fromPrice(model)}`]);
-    this.modelField = h("select", { id: "model", onchange: () => ((draft.model = this.modelField.value), this.#settingsChanged()) });
+    this.modelField = h("select", { id: "model", onchange: () => this.#changeModel(this.modelField.value) });
     choices(this.modelField, models, this.#model.id);
     this.modelNote = h("p", { class: "soft note" });
     this.ratioField = h("select", { id: "ratio", onchange: () => ((draft.aspectRatio = this.ratioField.value), this.#settingsChanged()) });
     this.sizeField = h("select", { id: "size", onchange: () => ((draft.imageSize = this.sizeField.value), this.#settingsChanged()) });
+    this.packMode = h("select", { id: "pack-mode", onchange: () => ((draft.packMode = this.packMode.value), this.#settingsChanged()) });
+    choices(this.packMode, MODES, draft.packMode);
     this.pack = referenceList({ references: draft.pack, limits, label: "References for all rows", changed: () => this.#settingsChanged() });
     const field = (id, name, control) => h("div", { class: "field" }, h("label", { for: id }, name), control);
     return h("div", { class: "card" }, h("h2", {}, "For all rows"), field("model", "Model", this.modelField), this.modelNote,
       h("div", { class: "pair" }, field("ratio", "Shape", this.ratioField), field("size", "Size", this.sizeField)),
-      h("div", { class: "field" }, h("h3", {}, "References"), h("p", { class: "soft" }, "Pictures that every row goes by, such as a brand sheet. Drop files anywhere here."), this.pack.element));
+      h("div", { class: "field" }, h("h3", {}, "References"), h("p", { class: "soft" }, "Pictures that every row goes by, such as a brand sheet. Drop files anywhere here."), this.pack.element, this.packModeField = field("pack-mode", "What to take over", this.packMode)));
   }
 
   #summary() {
@@ -151,8 +153,18 @@ class Composer {
     const model = this.#model;
     choices(this.ratioField, model.aspectRatios, draft.aspectRatio);
     choices(this.sizeField, model.sizes.map(({ size, price: listed }) => [size, `${size} · ${money(listed)}`]), draft.imageSize);
+    this.packModeField.hidden = draft.pack.length === 0;
     this.modelNote.textContent = model.deprecated ?? "";
     this.#showPrice();
+  }
+
+  /** Another model: what it does not make gives way to what it does. */
+  #changeModel(id) {
+    draft.model = id;
+    const { aspectRatios, sizes } = this.#model;
+    if (!aspectRatios.includes(draft.aspectRatio)) [draft.aspectRatio] = aspectRatios;
+    if (!sizes.some(({ size }) => size === draft.imageSize)) draft.imageSize = sizes[0].size;
+    this.#settingsChanged();
   }
 
   #settingsChanged() {
@@ -208,9 +220,9 @@ class Composer {
     const ready = total !== undefined && live;
     const text = this.#busy ? (ready ? "Sending…" : "Checking…") : ready ? `Make ${count(pictures, "picture")}` : "Check the price";
     this.action.textContent = text;
-    this.action.disabled = this.#busy || !draft.rows.length || (total !== undefined && !live);
+    this.action.disabled = this.#busy || !draft.rows.length || draft.rows.length > this.#catalogue.limits.rows || (total !== undefined && !live);
     this.action.classList.toggle("go", ready);
-    const most = this.#catalogue.limits.maxRows;
+    const most = this.#catalogue.limits.rows;
     this.actionHelp.replaceChildren(...this.#help({ faulty, ready, live, total, most }));
   }
 

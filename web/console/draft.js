@@ -10,7 +10,7 @@ let counter = 0;
 
 /** An empty draft. */
 export function emptyDraft() {
-  return { rows: [], model: "", aspectRatio: "1:1", imageSize: "1K", pack: [] };
+  return { rows: [], model: "", aspectRatio: "1:1", imageSize: "1K", pack: [], packMode: MODES[0][0] };
 }
 
 /** A row with what is known of it. An empty shape or size is the batch's. */
@@ -90,15 +90,15 @@ export function faultsOf(draft, catalogue) {
     if (!first.has(key)) first.set(key, index);
     const characters = [...row.prompt].length;
     if (!row.prompt.trim()) found.prompt = "Write what the picture should show";
-    else if (characters > limits.maxPromptChars) found.prompt = `${characters.toLocaleString("en-US")} characters; at most ${limits.maxPromptChars.toLocaleString("en-US")} are taken`;
+    else if (characters > limits.promptChars) found.prompt = `${characters.toLocaleString("en-US")} characters; at most ${limits.promptChars.toLocaleString("en-US")} are taken`;
     const variants = Number(row.variants);
-    if (!Number.isInteger(variants) || variants < 1 || variants > limits.maxVariants) found.variants = `Choose 1 to ${limits.maxVariants} pictures`;
+    if (!Number.isInteger(variants) || variants < 1 || variants > limits.variants) found.variants = `Choose 1 to ${limits.variants} pictures`;
     if (model && !model.aspectRatios.includes(ratioOf(row, draft))) found.aspectRatio = `${model.id} makes ${model.aspectRatios.join(", ")}`;
     if (model && !model.sizes.some((size) => size.size === sizeOf(row, draft))) found.imageSize = `${model.id} makes ${model.sizes.map((size) => size.size).join(", ")}`;
     const odd = row.references.find((reference) => !isAddress(reference.url));
     const all = new Set([...row.references, ...draft.pack].map((reference) => reference.url)).size;
     if (odd) found.references = `Not an address: ${odd.url}`;
-    else if (all > limits.maxReferences) found.references = `At most ${limits.maxReferences} references with those for all rows, not ${all}`;
+    else if (all > limits.references) found.references = `At most ${limits.references} references with those for all rows, not ${all}`;
     if (Object.keys(found).length) faults.set(row.id, found);
   });
   return faults;
@@ -129,7 +129,7 @@ export function toBody(draft, runMode) {
   return {
     runMode,
     ...(draft.model ? { model: draft.model } : {}),
-    ...(draft.pack.length ? { referencePack: draft.pack.map(({ url }) => ({ url })) } : {}),
+    ...(draft.pack.length ? { referencePack: draft.pack.map(({ url }) => ({ url, mode: draft.packMode })) } : {}),
     items,
   };
 }

@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { addRows, emptyDraft, faultsOf, fromItems, isAddress, mendName, placeFaults, toBody, totals } from "./draft.js";
 
 const catalogue = {
-  limits: { maxRows: 1000, maxVariants: 3, maxReferences: 6, maxPromptChars: 20 },
+  limits: { rows: 1000, variants: 3, references: 6, promptChars: 20 },
   models: [
     { id: "a", default: true, aspectRatios: ["1:1", "16:9"], sizes: [{ size: "1K", price: 0.05 }, { size: "4K", price: 0.2 }] },
     { id: "b", default: false, aspectRatios: ["1:1"], sizes: [{ size: "1K", price: 1 }] },
@@ -51,7 +51,7 @@ test("what is sent has everything of the rows and what is common to all", () => 
   const draft = drafted({ sceneId: "x", prompt: " p\nq ", variants: "2", references: ["https://a.example/1"], referenceMode: "style_and_composition" });
   Object.assign(draft, { model: "a", aspectRatio: "16:9", pack: [{ url: "/assets/references/p.png", name: "p.png" }] });
   assert.deepEqual(toBody(draft, "live"), {
-    runMode: "live", model: "a", referencePack: [{ url: "/assets/references/p.png" }],
+    runMode: "live", model: "a", referencePack: [{ url: "/assets/references/p.png", mode: "style_only" }],
     items: [{ sceneId: "x", prompt: " p\nq ", variants: 2, aspectRatio: "16:9", imageSize: "1K", referenceMode: "style_and_composition", references: [{ url: "https://a.example/1" }] }],
   });
 });

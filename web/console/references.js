@@ -32,8 +32,8 @@ export function nameOf(reference) {
 
 /** Keeps files as references in the service. Throws what is wrong with them. */
 export async function keep(files, limits) {
-  const large = files.find((file) => file.size > limits.maxReferenceBytes);
-  if (large) throw new ApiError(`${large.name} has ${bytes(large.size)}; at most ${bytes(limits.maxReferenceBytes)} are taken. Make it smaller and try again.`);
+  const large = files.find((file) => file.size > limits.referenceBytes);
+  if (large) throw new ApiError(`${large.name} has ${bytes(large.size)}; at most ${bytes(limits.referenceBytes)} are taken. Make it smaller and try again.`);
   const kept = [];
   for (let at = 0; at < files.length; at += FILES_AT_ONCE) {
     const some = files.slice(at, at + FILES_AT_ONCE);
@@ -106,7 +106,7 @@ export function editReferences(row, pack, limits, changed) {
       ondragover: (event) => event.preventDefault(),
       ondrop: (event) => (event.preventDefault(), event.stopPropagation(), list.addFiles([...event.dataTransfer.files])),
     }, h("h2", {}, `References of ${row.sceneId}`),
-    h("p", { class: "soft" }, `Pictures for the model to go by, at most ${limits.maxReferences}${pack.length ? `; ${pack.length} of them for all rows` : ""}. Give addresses, or drop files here.`),
+    h("p", { class: "soft" }, `Pictures for the model to go by, at most ${limits.references}${pack.length ? `; ${pack.length} of them for all rows` : ""}. Give addresses, or drop files here.`),
     list.element,
     h("div", { class: "field" }, h("label", { for: "reference-mode" }, "What to take over"), mode),
     h("div", { class: "actions" }, button("Done", () => dialog.close(), { kind: "primary" })));

@@ -39,6 +39,7 @@ class Run {
   #timer;
   #wake = new Set();
   #following;
+  #refusals = 0;
 
   constructor(shell, id, first, signal) {
     [this.#shell, this.#id, this.#signal] = [shell, id, signal];
@@ -51,7 +52,7 @@ class Run {
       closed: (tile) => this.#closed(tile),
     });
     this.#parts();
-    const timer = setInterval(() => this.#showProgress(), 1000);
+    const timer = setInterval(() => this.board.counts().open > 0 && this.#showProgress(), 1000);
     const online = () => this.#tryNow();
     addEventListener("online", online);
     signal.addEventListener("abort", () => {
@@ -139,14 +140,16 @@ class Run {
     try {
       for await (const event of events) {
         if (event.type === "started" && event.id > 1) return void this.#reload();
+        this.#refusals = 0;
         this.#apply(event);
       }
       if (!signal.aborted) await this.#ended();
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
-      if (error.problem?.code === "feature_disabled") return this.#poll(signal);
-      // Asking for the batch shows the login if that is what is missing.
-      await this.#reload();
+      // Asking for the batch shows the login if that is what is missing. A stream that is refused all the same is done without.
+      this.#refusals += 1;
+      if (error.status === 401 && this.#refusals < 2) await this.#reload();
+      else await this.#poll(signal);
     }
   }
 
@@ -236,6 +239,7 @@ class Run {
     if (share > this.#told && counts.open) announce(`${counts.completed} of ${counts.total} made`);
     this.#told = share;
     const { batch } = this.board;
+    document.title = `${counts.open ? `${ended} of ${counts.total}` : "Batch"} · orchestrator`;
     const facts = [["Made", `${counts.completed.toLocaleString("en-US")} of ${counts.total.toLocaleString("en-US")}`]];
     if (counts.failed) facts.push(["Failed", counts.failed.toLocaleString("en-US")]);
     if (counts.cancelled) facts.push(["Cancelled", counts.cancelled.toLocaleString("en-US")]);

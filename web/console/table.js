@@ -129,7 +129,7 @@ export class RowTable {
       this.#tools.edit(row);
     };
     const named = (name) => `${name}, ${row.sceneId || "row without a name"}`;
-    const variants = Array.from({ length: limits.maxVariants }, (_, index) => String(index + 1));
+    const variants = Array.from({ length: limits.variants }, (_, index) => String(index + 1));
     const fields = {
       sceneId: h("input", { "aria-label": named("Name"), spellcheck: "false", autocomplete: "off", maxlength: 200, oninput: edit("sceneId") }),
       prompt: h("textarea", { "aria-label": named("Prompt"), rows: 1, oninput: edit("prompt") }),

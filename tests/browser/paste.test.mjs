@@ -63,6 +63,7 @@ test("text that is pasted into a field stays in it, cells become rows, and a dra
   assert.equal(await page.locator(".rows .row").count(), 3);
   await page.waitForFunction(() => localStorage.getItem("orchestrator.draft")?.includes("w and more"));
   await page.reload();
+  await page.locator(".rows .row").nth(2).waitFor();
   assert.deepEqual(await page.locator(".rows textarea").evaluateAll((all) => all.map((one) => one.value)), ["typed", "y z, a longer text", "w and more"]);
   await drop(page, [{ name: "sheet.xlsx", type: "application/octet-stream", bytes: Buffer.from("PK") }]);
   await page.getByText("Save the sheet as CSV and drop that").waitFor();

@@ -70,13 +70,13 @@ test("from twelve pasted rows to files, over a service that is killed on the way
   const batch = /bat_\w+/.exec(page.url())[0];
   await page.locator(".tile.completed").nth(2).waitFor();
   await service.kill();
-  await page.getByText("Reconnecting in").waitFor();
+  await page.getByText("reconnecting in").waitFor();
   await shoot(page, "story-reconnecting");
   const madeBefore = await page.locator(".tile.completed").count();
   await service.start();
   await page.getByRole("button", { name: "Try now" }).click({ timeout: 2000 }).catch(() => {});
   await page.locator(".pill.partial").waitFor();
-  assert.ok(await page.getByText("Reconnecting in").isHidden());
+  assert.ok(await page.getByText("reconnecting in").isHidden());
 
   const keys = await page.locator(".tile").evaluateAll((tiles) => tiles.map((tile) => [tile.dataset.key, tile.classList[1]]));
   assert.equal(new Set(keys.map(([key]) => key)).size, 14, "each picture is there once");

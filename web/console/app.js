@@ -3,7 +3,7 @@
 import { batch as loadBatch, logIn, logOut, models, onLoginNeeded } from "./api.js";
 import { BudgetMeter } from "./budget.js";
 import { composeView } from "./compose.js";
-import { button, h, icon } from "./dom.js";
+import { button, endToast, h, icon } from "./dom.js";
 import { historyView } from "./history.js";
 import { runView } from "./run.js";
 
@@ -50,6 +50,7 @@ async function route(event) {
   // The viewer is a part of the batch's own page.
   if (shown?.id && shown.id === id) return shown.open?.(rest);
   showPages(hash);
+  endToast();
   leave();
   [leave, shown] = [() => {}, undefined];
   const ending = new AbortController();

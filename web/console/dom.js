@@ -69,6 +69,8 @@ export function announce(text) {
   document.getElementById("announcer").textContent = text;
 }
 
+/** How long something is said, in milliseconds. */
+const TOAST = 5_000;
 let toastTimer;
 
 /** Says something for a while, to everyone. */
@@ -77,7 +79,12 @@ export function toast(text) {
   element.textContent = text;
   element.hidden = false;
   clearTimeout(toastTimer);
-  toastTimer = setTimeout(() => (element.hidden = true), 6000);
+  toastTimer = setTimeout(() => (element.hidden = true), TOAST);
+}
+
+/** What was said is of another page. */
+export function endToast() {
+  document.getElementById("toast").hidden = true;
 }
 
 /** Asks before something that cannot be undone. Resolves to whether the answer is yes. */

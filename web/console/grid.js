@@ -40,7 +40,16 @@ export class Grid {
   /** Shows more rows. */
   add(rows) {
     this.#fresh.push(...rows);
+    const even = [...this.#cards, ...this.#fresh].every((one) => one.tiles.length === this.#each(rows));
+    this.element.classList.toggle("even", even);
     this.#soon();
+  }
+
+  /** Pictures of a row, by its first. */
+  #each(rows) {
+    const each = (this.#cards[0] ?? rows[0])?.tiles.length ?? 1;
+    this.element.style.setProperty("--each", each);
+    return each;
   }
 
   /** Shows the tiles as they are now. */

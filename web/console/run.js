@@ -159,7 +159,7 @@ class Run {
       this.connection.hidden = true;
     } else {
       const seconds = Math.max(1, Math.round(state.pause / 1000));
-      this.#showConnection(`Reconnecting in ${seconds} s. The batch goes on, and nothing is missed.`, "Try now", () => this.#tryNow());
+      this.#showConnection(`Connection lost, reconnecting in ${seconds} s. Nothing is missed.`, "Try now", () => this.#tryNow());
     }
   }
 

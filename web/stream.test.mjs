@@ -22,12 +22,13 @@ async function scripted(...script) {
 
 const frame = (id, type = "image_complete") => `id: ${id}\nevent: ${type}\ndata: {"seq":${id}}\n\n`;
 
-/** Answers with a stream of `text`, cut into pieces of `size` bytes, and then ends or breaks it. */
-const stream = (text, { breaks = false, size = 7 } = {}) => async (response) => {
+/** Answers with a stream of `text`, in pieces, and then ends or breaks it. */
+const PIECE = 7;
+const stream = (text, { breaks = false } = {}) => async (response) => {
   response.writeHead(200, { "content-type": "text/event-stream" });
   const bytes = Buffer.from(text);
-  for (let at = 0; at < bytes.length; at += size) {
-    await new Promise((resolve) => response.write(bytes.subarray(at, at + size), resolve));
+  for (let at = 0; at < bytes.length; at += PIECE) {
+    await new Promise((resolve) => response.write(bytes.subarray(at, at + PIECE), resolve));
   }
   if (breaks) response.destroy();
   else response.end();
@@ -53,6 +54,19 @@ function quick() {
   };
 }
 
+/** A fetch whose bodies come a few bytes at a time, wherever the network has cut them. */
+const cut = (size) => async (...request) => {
+  const response = await fetch(...request);
+  const bytes = new Uint8Array(await response.arrayBuffer());
+  const body = new ReadableStream({
+    start(stream) {
+      for (let at = 0; at < bytes.length; at += size) stream.enqueue(bytes.slice(at, at + size));
+      stream.close();
+    },
+  });
+  return new Response(body, response);
+};
+
 async function collect(url, options = {}) {
   const timers = options.timers ?? quick();
   const [ids, states] = [[], []];
@@ -67,8 +81,8 @@ async function collect(url, options = {}) {
 test("every event comes once and in order, wherever the pieces are cut, and it ends after done", async () => {
   const text = `retry: 1000\n\n${frame(1, "started")}: heartbeat\n\n${frame(2)}${frame(3, "done")}`;
   for (const size of [1, 2, 5, 1000]) {
-    const server = await scripted(stream(text, { size }));
-    const { ids, states } = await collect(server.url);
+    const server = await scripted(stream(text));
+    const { ids, states } = await collect(server.url, { fetch: cut(size) });
     assert.deepEqual(ids, [1, 2, 3]);
     assert.deepEqual(states, ["open"]);
     assert.equal(server.asked.length, 1);
@@ -76,8 +90,8 @@ test("every event comes once and in order, wherever the pieces are cut, and it e
 });
 
 test("characters of several bytes survive being cut", async () => {
-  const server = await scripted(stream('id: 1\nevent: done\ndata: {"seq":1,"text":"Größe 東京 🍊"}\n\n', { size: 1 }));
-  for await (const event of follow(server.url)) assert.equal(event.data.text, "Größe 東京 🍊");
+  const server = await scripted(stream('id: 1\nevent: done\ndata: {"seq":1,"text":"Größe 東京 🍊"}\n\n'));
+  for await (const event of follow(server.url, { fetch: cut(1) })) assert.equal(event.data.text, "Größe 東京 🍊");
 });
 
 test("a lost connection goes on after the last event, and what comes twice is told once", async () => {

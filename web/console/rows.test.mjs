@@ -52,6 +52,10 @@ test("a list of prompts is a row a line, whatever commas are in it", () => {
   assert.deepEqual(rows, [{ prompt: "a cup, blue, on wood" }, { prompt: "a chair; red" }]);
 });
 
+test("a byte order mark is no part of the first prompt", () => {
+  assert.deepEqual(readPasted("\uFEFFa cup\na chair").rows[0], { prompt: "a cup" });
+});
+
 test("text with a header and commas is a table", () => {
   const { rows } = readPasted('prompt,variants\n"a, b",2\nc,1');
   assert.deepEqual(rows, [{ prompt: "a, b", variants: "2" }, { prompt: "c", variants: "1" }]);

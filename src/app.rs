@@ -385,7 +385,7 @@ impl Parts {
         let allow: Allowlist = self.config.references.allow.parse().context("REFERENCE_ALLOW")?;
         let webhooks = Arc::new(Webhooks::new(
             self.store.clone(),
-            Arc::new(WebCourier::new(allow, DEADLINE, SystemLookup)?),
+            Arc::new(WebCourier::new(allow, DEADLINE, SystemLookup, self.clock.clone())?),
             self.links.clone(),
             self.clock.clone(),
             self.me,

@@ -25,6 +25,7 @@ pub mod prefer;
 pub mod problem;
 pub mod progress;
 pub mod references;
+pub mod results;
 pub mod retry;
 pub mod schema;
 pub mod serve;

@@ -20,6 +20,7 @@ pub mod own_references;
 mod read;
 pub mod references;
 pub mod report;
+pub mod results;
 mod retry;
 pub mod settle;
 mod submit;

@@ -22,7 +22,7 @@ use tokio::io::AsyncReadExt as _;
 use super::object::{FOLDERS, content_type, is_object_name};
 use super::{AssetError, AssetStore, LinkedObject, OpenObject, SignedLink, SignedQuery};
 use crate::clock::Clock;
-use crate::domain::picture::{PictureFormat, Receipt};
+use crate::domain::picture::{PictureFormat, Receipt, Sha256Hex};
 use crate::domain::time::Timestamp;
 use crate::durable::{self, Created};
 use crate::failpoint;
@@ -98,13 +98,18 @@ impl LocalAssets {
                 Ok(false) => {}
                 Err(error) => return Err(AssetError::unavailable(error)),
                 Ok(true) => {
-                    // Written before the picture: one that is not whole is damage, never "not there".
+                    // Written before the picture: one that is not whole is damage, never "not there". So is one of
+                    // other bytes, which had the name before the receipt was written.
                     let damaged = || AssetError::Damaged(stem.to_owned());
-                    return match fs::read(self.path(&format!("{stem}.json"))?) {
-                        Ok(json) => serde_json::from_slice(&json).map(Some).map_err(|_| damaged()),
-                        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(damaged()),
-                        Err(error) => Err(AssetError::unavailable(error)),
+                    let json = match fs::read(self.path(&format!("{stem}.json"))?) {
+                        Ok(json) => json,
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(damaged()),
+                        Err(error) => return Err(AssetError::unavailable(error)),
                     };
+                    let receipt: Receipt = serde_json::from_slice(&json).map_err(|_| damaged())?;
+                    let bytes = fs::read(&picture).map_err(AssetError::unavailable)?;
+                    let is_its = Sha256Hex::of(&bytes).to_string() == receipt.picture.sha256;
+                    return if is_its { Ok(Some(receipt)) } else { Err(damaged()) };
                 }
             }
         }
@@ -263,7 +268,7 @@ mod tests {
             width: 1,
             height: 1,
             bytes: 7,
-            sha256: String::new(),
+            sha256: Sha256Hex::of(b"picture").to_string(),
             thumbnail: Some(crate::assets::picture::thumbnail_name(&stem)),
         };
         let receipt = Receipt { attempt: AttemptId::new(Ulid::nil()), usage: None, cost: None, picture };
@@ -312,6 +317,13 @@ mod tests {
         fs::rename(&picture, bench.folder.path().join("aside")).unwrap();
         assert_eq!(bench.assets.find(&bench.stem).await.unwrap(), None);
         fs::rename(bench.folder.path().join("aside"), &picture).unwrap();
+        fs::write(&picture, b"pict").unwrap();
+        assert!(
+            matches!(bench.assets.find(&bench.stem).await, Err(AssetError::Damaged(_))),
+            "another's, or half of it"
+        );
+        fs::write(&picture, b"picture").unwrap();
+        assert!(bench.assets.find(&bench.stem).await.is_ok());
         fs::write(picture.with_extension("json"), b"{").unwrap();
         assert!(matches!(bench.assets.find(&bench.stem).await, Err(AssetError::Damaged(_))));
         fs::remove_file(picture.with_extension("json")).unwrap();

@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
+use url::Url;
 
 use super::event::Event;
 use super::ids::BatchId;
@@ -38,6 +39,8 @@ const JITTER: f64 = 0.2;
 pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 /// A message is tried for as long after its event. One that had to wait for those before it is tried once in any case.
 pub const TRIED_FOR: Duration = Duration::from_hours(24);
+/// How long after its event a delivery that was taken or given up is in the log.
+pub const KEPT_FOR: Duration = Duration::from_hours(30 * 24);
 
 /// What a client wants to be told, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +62,16 @@ pub struct Webhook {
     pub events: Vec<WebhookEvent>,
     /// Signs what it is told.
     pub secret: WebhookSecret,
+}
+
+impl Webhook {
+    /// Name and port of the receiver, by which its deliveries are bounded; empty if the address has none.
+    #[must_use]
+    pub fn host(&self) -> String {
+        let url = Url::parse(&self.url).ok();
+        let host = url.as_ref().and_then(|url| Some((url.host_str()?, url.port_or_known_default()?)));
+        host.map(|(name, port)| format!("{name}:{port}")).unwrap_or_default()
+    }
 }
 
 /// The key that signs a batch's messages. Shown by [`expose`](Self::expose) alone.
@@ -179,6 +192,18 @@ mod tests {
         for other in ["", "whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_not base64 at all, and long enough"] {
             assert_eq!(other.parse::<WebhookSecret>(), Err(WebhookSecretError), "{other}");
         }
+    }
+
+    #[test]
+    fn the_spelling_of_an_address_makes_no_other_host() {
+        let host = |url: &str| {
+            let secret = WebhookSecret::made_of([7; MADE_SECRET_BYTES]);
+            Webhook { url: url.to_owned(), events: Vec::new(), secret }.host()
+        };
+        for url in ["https://Hook.example/a", "https://hook.example:443/b?c", "HTTPS://hook.EXAMPLE"] {
+            assert_eq!(host(url), "hook.example:443", "{url}");
+        }
+        assert_eq!((host("http://127.0.0.1:8080/"), host("no address")), ("127.0.0.1:8080".to_owned(), String::new()));
     }
 
     #[test]

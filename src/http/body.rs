@@ -6,16 +6,20 @@
 //! Input is camelCase or the original service's names; both at once is a fault. An explicit `null`
 //! in an optional field counts as absent. The files: [`at`] where a fault is, [`json`] the strict
 //! reader, [`fields`] one object, [`items`] its rows, [`references`] its pictures, [`address`] where those are,
-//! [`webhook`] what is told of it, [`hash`] what a repeated request is recognised by.
+//! [`webhook`] what is told of it, [`hash`] what a repeated request is recognised by. [`rows`] is a body of rows alone,
+//! as [`csv`] or [`jsonl`]: both make the values that the same batch as JSON would have, so that one set of rules holds.
 
 mod address;
 mod at;
+mod csv;
 mod fields;
 mod hash;
 mod items;
 mod json;
+mod jsonl;
 mod references;
 mod retry;
+mod rows;
 mod webhook;
 
 use serde_json::Value;
@@ -24,10 +28,12 @@ pub use self::address::Here;
 use self::at::{At, Faults, Noted};
 use self::fields::{Fields, Known};
 pub use self::retry::check_retry;
+pub use self::rows::{RowFormat, RowsQuery, check_rows};
 #[cfg(test)]
 pub(super) use self::{items::ITEM, references::REFERENCE, retry::RETRY, webhook::WEBHOOK};
 use super::problem::Fault;
-use crate::domain::spec::{BatchSpec, RunMode};
+use crate::domain::spec::{BatchSpec, ItemSpec, RunMode};
+use crate::domain::webhook::WebhookSpec;
 
 /// Longest name of a model, in characters. Real ones have about 30.
 const MAX_MODEL_CHARS: usize = 100;
@@ -88,15 +94,25 @@ fn read_batch(value: &Value, rules: Rules<'_>, faults: &mut Faults) -> Result<Ac
     let webhook = fields.get("webhook");
     let webhook = webhook.map(|(value, at)| webhook::read(value, &at, rules.webhook_refusal, faults)).transpose();
 
-    let requested = model?;
+    Ok(accept(run_mode?, model?, items?, webhook?, rules))
+}
+
+/// A body whose parts have no faults.
+fn accept(
+    run_mode: Option<RunMode>,
+    model: Option<&str>,
+    items: Vec<ItemSpec>,
+    webhook: Option<WebhookSpec>,
+    rules: Rules<'_>,
+) -> Accepted {
     let spec = BatchSpec {
-        run_mode: run_mode?.unwrap_or(RunMode::DryRun),
-        model: requested.unwrap_or(rules.default_model).to_owned(),
-        items: items?,
-        webhook: webhook?,
+        run_mode: run_mode.unwrap_or(RunMode::DryRun),
+        model: model.unwrap_or(rules.default_model).to_owned(),
+        items,
+        webhook,
     };
-    let request_hash = hash::of(&spec, requested);
-    Ok(Accepted { spec, request_hash })
+    let request_hash = hash::of(&spec, model);
+    Accepted { spec, request_hash }
 }
 
 /// The model by name, if one is named.
@@ -104,10 +120,16 @@ fn read_model<'a>(fields: &Fields<'a>, faults: &mut Faults) -> Result<Option<&'a
     let Some((text, at)) = fields.text("model", faults)? else {
         return Ok(None);
     };
-    if text.is_empty() || text.chars().count() > MAX_MODEL_CHARS || text.chars().any(char::is_control) {
-        return Err(faults.add(&at, format!("must be the name of a model, at most {MAX_MODEL_CHARS} characters")));
+    match model_fault(text) {
+        Some(fault) => Err(faults.add(&at, fault)),
+        None => Ok(Some(text)),
     }
-    Ok(Some(text))
+}
+
+/// Why a text cannot be the name of a model.
+fn model_fault(text: &str) -> Option<String> {
+    let wrong = text.is_empty() || text.chars().count() > MAX_MODEL_CHARS || text.chars().any(char::is_control);
+    wrong.then(|| format!("must be the name of a model, at most {MAX_MODEL_CHARS} characters"))
 }
 
 #[cfg(test)]

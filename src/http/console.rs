@@ -72,7 +72,7 @@ static PAGE: LazyLock<Vec<File>> = files! {
     get, path = "/", tag = "service",
     params(("If-None-Match" = Option<String>, Header, description = "The `ETag` that the client has")),
     responses(
-        (status = 200, description = "A page", body = String, content_type = "text/html", headers(("ETag" = String))),
+        (status = 200, description = "A page", body = String, content_type = "text/html"),
         (status = 304, description = "The client has it"),
     ),
 )]
@@ -91,7 +91,7 @@ pub async fn page(State(assets): State<Arc<dyn AssetStore>>, headers: HeaderMap)
         ("If-None-Match" = Option<String>, Header, description = "The `ETag` that the client has"),
     ),
     responses(
-        (status = 200, description = "The file", content((String = "text/javascript"), (String = "text/css")), headers(("ETag" = String))),
+        (status = 200, description = "The file", content((String = "text/javascript"), (String = "text/css"))),
         (status = 304, description = "The client has it"),
         (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
     ),

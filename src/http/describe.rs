@@ -1,18 +1,23 @@
 //! The routes and their description, from one list, so that they cannot differ.
 
 mod access;
+mod examples;
+mod headers;
 mod parameters;
 
 use std::sync::Arc;
 
+use axum::http::Method;
 use axum::{Extension, Json, Router};
 use utoipa::OpenApi as _;
-use utoipa::openapi::OpenApi;
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::problem::PROBLEM_JSON;
 use super::{
-    AppState, console, docs, images, models, pictures, progress, references, retry, session, status, webhooks,
+    AppState, console, docs, images, models, pictures, progress, references, results, retry, session, status, webhooks,
 };
 
 #[derive(utoipa::OpenApi)]
@@ -43,6 +48,7 @@ pub fn routes() -> (Router<AppState>, OpenApi) {
         .routes(routes!(images::get))
         .routes(routes!(images::cancel))
         .routes(routes!(retry::retry))
+        .routes(routes!(results::results))
         .routes(routes!(webhooks::deliveries))
         .routes(routes!(references::upload))
         .routes(routes!(images::budget))
@@ -65,12 +71,41 @@ pub fn routes() -> (Router<AppState>, OpenApi) {
         .routes(routes!(docs::part))
         .routes(routes!(openapi))
         .split_for_parts();
-    access::describe(&mut description);
-    parameters::describe(&mut description);
     // OpenAPI has no wildcards.
     let paths = std::mem::take(&mut description.paths.paths);
     description.paths.paths = paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
+    access::describe(&mut description);
+    parameters::describe(&mut description);
+    share_other_errors(&mut description);
+    examples::describe(&mut description);
+    headers::describe(&mut description);
     (router, description)
+}
+
+/// The operations of a path.
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
+    let PathItem { get, head, post, delete, .. } = item;
+    let all = [(Method::GET, get), (Method::HEAD, head), (Method::POST, post), (Method::DELETE, delete)];
+    all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
+}
+
+/// Says once what every operation may answer beside what is its own.
+fn share_other_errors(description: &mut OpenApi) {
+    const NAME: &str = "OtherError";
+    for item in description.paths.paths.values_mut() {
+        for (_, operation) in operations(item) {
+            let other = RefOr::Ref(Ref::from_response_name(NAME));
+            operation.responses.responses.insert("default".to_owned(), other);
+        }
+    }
+    let components = description.components.get_or_insert_default();
+    components.responses.insert(NAME.to_owned(), problem("Any other error").into());
+}
+
+/// An answer that is an error.
+fn problem(says: &str) -> Response {
+    let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+    ResponseBuilder::new().description(says).content(PROBLEM_JSON, body).build()
 }
 
 /// Describes every route and body (OpenAPI 3.1).
@@ -121,6 +156,7 @@ mod tests {
           "get /images/{batchId}/events",
           "get /images/{batchId}/items/{sceneId}/{variant}",
           "get /images/{batchId}/items/{sceneId}/{variant}/thumbnail",
+          "get /images/{batchId}/results",
           "get /images/{batchId}/webhooks",
           "get /metrics-lite",
           "get /models",

@@ -51,7 +51,9 @@ impl<S: Sync> FromRequestParts<S> for Parameters {
 }
 
 impl Parameters {
-    pub(super) fn of(query: &str) -> Self {
+    /// Reads a query.
+    #[must_use]
+    pub fn of(query: &str) -> Self {
         Self { pairs: form_urlencoded::parse(query.as_bytes()).into_owned().collect(), faults: Vec::new() }
     }
 
@@ -95,6 +97,12 @@ impl Parameters {
     /// Everything that was refused.
     pub fn finish(self) -> Result<(), Problem> {
         if self.faults.is_empty() { Ok(()) } else { Err(Problem::invalid(self.faults)) }
+    }
+
+    /// Ends the reading where more is to be told with it: everything that was refused.
+    #[must_use]
+    pub fn into_faults(self) -> Vec<Fault> {
+        self.faults
     }
 }
 

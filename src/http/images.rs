@@ -9,12 +9,12 @@ use axum::http::header::{ETAG, HOST, LOCATION};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-use super::body::{self, Accepted, Here, Rules};
+use super::body::{self, Accepted, Here, RowFormat, RowsQuery, Rules};
 use super::etag::Tag;
 use super::extract::{Identity, Parameters, batch_id, idempotency_key};
 use super::problem::Problem;
-use super::schema::BatchBody;
-use super::upload::Upload;
+use super::schema::{BatchBody, RunModeBody};
+use super::upload::{Format, Upload};
 use super::{AppState, prefer, upload};
 use crate::domain::ids::{BatchId, UserId};
 use crate::domain::spec::RunMode;
@@ -25,6 +25,8 @@ use crate::service::view::{BatchListView, BatchView, BudgetView, EstimateView, W
 const LIST_PAGE: (u32, u32) = (50, 200);
 /// Items in a page of a batch: unless asked otherwise, and at most.
 const ITEM_PAGE: (u32, u32) = (100, 200);
+/// How a batch may be written.
+const FORMATS: &[Format] = &[Format::Json, Format::Csv, Format::Jsonl];
 /// Bodies above this are checked on a thread that may take its time.
 const CHECKED_IN_PLACE: usize = 256 << 10;
 
@@ -34,8 +36,18 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 /// Submits a batch. Without `"runMode": "live"` it is only priced.
 #[utoipa::path(
     post, path = "/images", tag = "batches",
-    request_body(content = BatchBody, content_type = "application/json"),
+    request_body(
+        description = "The batch as JSON, or its rows alone as CSV (a header row with the names of an item's members in either spelling; spaces between the addresses in `references`) or JSONL (an item a line)",
+        content(
+            (BatchBody = "application/json"),
+            (String = "text/csv", example = "scene_id,prompt,variants\ns-001,product on clean background,3\n"),
+            (String = "application/jsonl", example = "{\"sceneId\":\"s-001\",\"prompt\":\"product on clean background\"}\n"),
+            (String = "application/x-ndjson", example = "{\"sceneId\":\"s-001\",\"prompt\":\"product on clean background\"}\n"),
+        ),
+    ),
     params(
+        ("runMode" = Option<RunModeBody>, Query, description = "For CSV and JSONL: whether money may be spent; `dry_run` unless given. Also `run_mode`"),
+        ("model" = Option<String>, Query, min_length = 1, max_length = 100, description = "For CSV and JSONL: the model; the service's default unless given"),
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$", description = "1-255 visible ASCII characters; the same key with the same body makes one batch. Remembered for 24 h"),
         ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the batch has ended, after N seconds at the latest (at most 600)"),
     ),
@@ -60,11 +72,12 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 pub async fn submit(
     State(state): State<AppState>,
     Identity(caller): Identity,
+    parameters: Parameters,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let upload = upload::read_json(&headers, body, state.limits.max_body_bytes, &state.uploads).await?;
-    let (key, accepted) = check(&state, &headers, upload).await?;
+    let upload = upload::read(&headers, body, FORMATS, state.limits.max_body_bytes, &state.uploads).await?;
+    let (key, accepted) = check(&state, &headers, parameters, upload).await?;
     if accepted.spec.run_mode == RunMode::DryRun {
         return Ok(Json(state.batches.estimate(&accepted.spec)?).into_response());
     }
@@ -94,9 +107,28 @@ enum SubmitAnswer {
 }
 
 /// Everything that is wrong with a submission is told at once, its header and its body.
-async fn check(state: &AppState, headers: &HeaderMap, upload: Upload) -> Result<(Option<String>, Accepted), Problem> {
+async fn check(
+    state: &AppState,
+    headers: &HeaderMap,
+    mut parameters: Parameters,
+    upload: Upload,
+) -> Result<(Option<String>, Accepted), Problem> {
     let (limits, default_model, webhooks) = (state.limits, Arc::clone(&state.default_model), state.webhooks.clone());
     let large = upload.bytes.len() > CHECKED_IN_PLACE;
+    let rows = match upload.format {
+        Format::Json => None,
+        Format::Csv => Some(RowFormat::Csv),
+        Format::Jsonl => Some(RowFormat::Jsonl),
+    };
+    let query = rows_query(&mut parameters);
+    if rows.is_none() {
+        // A batch that is thought to be live and is not, or the other way round, is worse than a refusal.
+        let stray = [("runMode", query.run_mode.is_some()), ("model", query.model.is_some())];
+        for (name, _) in stray.into_iter().filter(|(_, given)| *given) {
+            parameters.refuse(name, "is for CSV and JSONL; a JSON body says it itself");
+        }
+    }
+    let rows = rows.map(|format| (format, query));
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
     let assets = Arc::clone(&state.assets);
     let check = move || {
@@ -108,15 +140,28 @@ async fn check(state: &AppState, headers: &HeaderMap, upload: Upload) -> Result<
             here: Here { host: host.as_deref(), locate: &locate },
             webhook_refusal: &|url| webhooks.refusal(url),
         };
-        body::check(&upload.bytes, rules)
+        match rows {
+            None => body::check(&upload.bytes, rules),
+            Some((format, query)) => body::check_rows(&upload.bytes, format, &query, rules),
+        }
     };
     let checked = if large { tokio::task::spawn_blocking(check).await.map_err(stopped)? } else { check() };
-    match (idempotency_key(headers), checked) {
-        (Ok(key), Ok(accepted)) => Ok((key, accepted)),
-        (Err(fault), Ok(_)) => Err(Problem::invalid(vec![fault])),
-        (Ok(_), Err(faults)) => Err(Problem::invalid(faults)),
-        (Err(fault), Err(faults)) => Err(Problem::invalid(std::iter::once(fault).chain(faults).collect())),
+    match (idempotency_key(headers), parameters.into_faults(), checked) {
+        (Ok(key), query, Ok(accepted)) if query.is_empty() => Ok((key, accepted)),
+        (key, query, checked) => {
+            let faults = key.err().into_iter().chain(query).chain(checked.err().into_iter().flatten());
+            Err(Problem::invalid(faults.collect()))
+        }
     }
+}
+
+/// What a query says of a batch whose body is rows alone, under either spelling.
+fn rows_query(parameters: &mut Parameters) -> RowsQuery {
+    let run_mode = parameters.take("runMode");
+    if run_mode.is_some() && parameters.take("run_mode").is_some() {
+        parameters.refuse("run_mode", "the same as runMode; give one of them");
+    }
+    RowsQuery { run_mode: run_mode.or_else(|| parameters.take("run_mode")), model: parameters.take("model") }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "used as the argument of map_err")]
@@ -224,7 +269,7 @@ pub async fn list(
     params(
         ("batchId" = String, Path, description = "`bat_` and a ULID"),
         ("limit" = Option<u32>, Query, description = "Items, 1-200; 100 unless given", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, pattern = "^([0-9]{1,9})?$", description = "`nextCursor` of the page before"),
+        ("cursor" = Option<String>, Query, pattern = "^(0|[1-9][0-9]{0,8})?$", description = "`nextCursor` of the page before"),
         ("If-None-Match" = Option<String>, Header, description = "An `ETag` of this page"),
     ),
     responses(

@@ -6,7 +6,6 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AppState;
-use super::problem::Problem;
 use crate::domain::spec::{MAX_PROMPT_CHARS, MAX_REFERENCES};
 use crate::service::models::ModelsView;
 
@@ -40,10 +39,7 @@ pub struct LimitsView {
 /// Lists the models that may be called, with their shapes, sizes and prices, and the limits of a batch.
 #[utoipa::path(
     get, path = "/models", tag = "batches",
-    responses(
-        (status = 200, description = "What can be made", body = CatalogueView),
-        (status = "default", description = "Any error", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, description = "What can be made", body = CatalogueView)),
 )]
 pub async fn models(State(state): State<AppState>) -> Json<CatalogueView> {
     let limits = LimitsView {

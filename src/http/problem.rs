@@ -134,6 +134,10 @@ pub struct Fault {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub header: Option<&'static str>,
+    /// On which line of a CSV or JSONL body it starts, counting from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    pub line: Option<u32>,
     /// What is wrong, and what would be right.
     #[schema(value_type = String)]
     pub detail: Cow<'static, str>,
@@ -143,19 +147,25 @@ impl Fault {
     /// A fault in the body.
     #[must_use]
     pub fn in_body(pointer: String, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { pointer: Some(pointer), parameter: None, header: None, detail: detail.into() }
+        Self { pointer: Some(pointer), parameter: None, header: None, line: None, detail: detail.into() }
+    }
+
+    /// The same, on a line of the body.
+    #[must_use]
+    pub fn on_line(self, line: Option<u32>) -> Self {
+        Self { line, ..self }
     }
 
     /// A fault in the query.
     #[must_use]
     pub fn in_query(parameter: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { pointer: None, parameter: Some(parameter), header: None, detail: detail.into() }
+        Self { pointer: None, parameter: Some(parameter), header: None, line: None, detail: detail.into() }
     }
 
     /// A fault in a header.
     #[must_use]
     pub fn in_header(header: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { pointer: None, parameter: None, header: Some(header), detail: detail.into() }
+        Self { pointer: None, parameter: None, header: Some(header), line: None, detail: detail.into() }
     }
 }
 
@@ -267,6 +277,9 @@ impl Problem {
 
     fn with_faults(code: Code, faults: Vec<Fault>) -> Self {
         let detail = match faults.as_slice() {
+            [only @ Fault { line: Some(line), .. }] => {
+                Cow::Owned(format!("{} on line {line}: {}", only.place(), only.detail))
+            }
             [only] => Cow::Owned(format!("{}: {}", only.place(), only.detail)),
             several => Cow::Owned(format!("{} things are wrong with the request; see errors", several.len())),
         };

@@ -135,7 +135,10 @@ fn stream(body: Body) -> Response {
 }
 
 /// The number of the last event that the client saw; 0 if it saw none.
-fn last_seen(headers: &HeaderMap, mut parameters: Parameters) -> Result<u64, Problem> {
+///
+/// # Errors
+/// `invalid_request`, if the header, which beats the query, or the query is there and no number of an event.
+pub fn last_seen(headers: &HeaderMap, mut parameters: Parameters) -> Result<u64, Problem> {
     const RULE: &str = "must be the number of an event";
     let asked = match parameters.take(LAST_EVENT_ID_PARAMETER) {
         None => 0,

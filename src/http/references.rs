@@ -32,6 +32,7 @@ const FIELD: &str = "images";
         )),
         (status = 400, description = "`invalid_request`: no file, too many, another field, or a file that is damaged. Nothing was stored, as with every error; `errors` has all that is wrong", body = Problem, content_type = "application/problem+json"),
         (status = 408, description = "`request_timeout`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`idempotency_in_progress`", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "`payload_too_large`: a file has too many bytes or pixels", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "`unsupported_media_type`: the body is no form, or a file no PNG, JPEG, WebP or GIF", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`idempotency_key_reused`", body = Problem, content_type = "application/problem+json"),

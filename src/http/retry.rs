@@ -9,6 +9,7 @@ use super::extract::{Identity, batch_id, idempotency_key};
 use super::images::answer_accepted;
 use super::problem::Problem;
 use super::schema::RetryBody;
+use super::upload::Format;
 use super::{AppState, body, upload};
 use crate::domain::state::ErrorCode;
 use crate::service::batches::Idempotency;
@@ -38,7 +39,7 @@ const MAX_BYTES: usize = 16 << 10;
         (status = 402, description = "`budget_exceeded`: nothing was written", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "`live_disabled`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not_found`, also for another user's batch", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`not_retryable`: no picture can be tried again; says why", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`not_retryable`: no picture can be tried again; says why. Or `idempotency_in_progress`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`idempotency_key_reused`, `model_unknown`, `model_retired`, `size_unpriced` or `aspect_ratio_unsupported`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
     ),
@@ -67,7 +68,7 @@ async fn read(
     let checked = if body.is_end_stream() {
         Ok(None)
     } else {
-        body::check_retry(&upload::read_json(headers, body, MAX_BYTES, &state.uploads).await?.bytes)
+        body::check_retry(&upload::read(headers, body, &[Format::Json], MAX_BYTES, &state.uploads).await?.bytes)
     };
     match (idempotency_key(headers), checked) {
         (Ok(key), Ok(codes)) => Ok((key, codes)),

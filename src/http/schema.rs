@@ -140,6 +140,11 @@ pub struct UploadBody {
 #[schema(value_type = String, format = Binary)]
 pub struct PictureBytes(Vec<u8>);
 
+/// The bytes of an archive.
+#[derive(serde::Serialize, ToSchema)]
+#[schema(value_type = String, format = Binary)]
+pub struct ArchiveBytes(Vec<u8>);
+
 /// One event of a progress stream, as a client of server-sent events gets it.
 #[derive(serde::Serialize, ToSchema)]
 pub struct ProgressFrame {

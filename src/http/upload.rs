@@ -58,26 +58,55 @@ impl UploadBudget {
     }
 }
 
+/// How a body is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `application/json`.
+    Json,
+    /// `text/csv`.
+    Csv,
+    /// `application/jsonl`, also `application/x-ndjson`.
+    Jsonl,
+}
+
+impl Format {
+    const fn media_types(self) -> &'static [&'static str] {
+        match self {
+            Self::Json => &["application/json"],
+            Self::Csv => &["text/csv"],
+            Self::Jsonl => &["application/jsonl", "application/x-ndjson"],
+        }
+    }
+}
+
 /// A body, and its share of the memory for as long as it is looked at.
 pub struct Upload {
+    /// How it is written.
+    pub format: Format,
     /// The body.
     pub bytes: Bytes,
     _share: OwnedSemaphorePermit,
 }
 
-/// Reads a JSON body of at most `most` bytes.
+/// Reads a body of at most `most` bytes in one of `formats`.
 ///
 /// # Errors
 /// `unsupported_media_type`, `payload_too_large`, `request_timeout`, `unavailable` while too many bodies
 /// are being read, or `invalid_request` if the body breaks off.
-pub async fn read_json(headers: &HeaderMap, body: Body, most: usize, budget: &UploadBudget) -> Result<Upload, Problem> {
+pub async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    formats: &[Format],
+    most: usize,
+    budget: &UploadBudget,
+) -> Result<Upload, Problem> {
     let mut stream = body.into_data_stream();
-    let refused = check_type(headers).and_then(|()| check_length(headers, most));
-    let read = match refused {
-        Ok(()) => {
+    let format = check_type(headers, formats).and_then(|format| check_length(headers, most).map(|()| format));
+    let read = match format {
+        Ok(format) => {
             let share = budget.share(headers, most).await?;
             let read = tokio::time::timeout(BODY_TIMEOUT, collect(&mut stream, most)).await;
-            read.map(|read| read.map(|bytes| Upload { bytes, _share: share }))
+            read.map(|read| read.map(|bytes| Upload { format, bytes, _share: share }))
         }
         Err(problem) => Ok(Err(problem)),
     };
@@ -120,18 +149,17 @@ pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(Code::UnsupportedMediaType, detail))
 }
 
-fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
+fn check_type(headers: &HeaderMap, formats: &[Format]) -> Result<Format, Problem> {
     check_encoding(headers)?;
     let given = headers.get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
     let essence = given.as_deref().and_then(|text| text.split(';').next()).map(str::trim).unwrap_or_default();
-    if essence.eq_ignore_ascii_case("application/json") {
-        return Ok(());
-    }
-    let given = if essence.is_empty() { "nothing" } else { essence };
-    let detail = format!(
-        "send application/json; the Content-Type says {given} (text/csv and application/jsonl are not taken yet)"
-    );
-    Err(Problem::new(Code::UnsupportedMediaType, detail))
+    let is = |format: &&Format| format.media_types().iter().any(|media_type| essence.eq_ignore_ascii_case(media_type));
+    formats.iter().find(is).copied().ok_or_else(|| {
+        let taken: Vec<&str> = formats.iter().flat_map(|format| format.media_types()).copied().collect();
+        let given = if essence.is_empty() { "nothing" } else { essence };
+        let detail = format!("send {}; the Content-Type says {given}", taken.join(" or "));
+        Problem::new(Code::UnsupportedMediaType, detail)
+    })
 }
 
 /// Refuses a body that is said to be longer than `most` bytes.
@@ -175,11 +203,13 @@ mod tests {
 
     use super::*;
 
+    const FORMATS: &[Format] = &[Format::Json, Format::Jsonl];
+
     async fn code(content_type: &'static str, encoding: &'static str, body: Body) -> Result<usize, Code> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
-        let read = read_json(&headers, body, 10, &UploadBudget::default()).await;
+        let read = read(&headers, body, FORMATS, 10, &UploadBudget::default()).await;
         read.map(|upload| upload.bytes.len()).map_err(|problem| problem.code())
     }
 
@@ -191,9 +221,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_body_is_in_the_format_that_its_type_names() {
+        for (content_type, format) in [
+            ("application/json", Format::Json),
+            ("application/jsonl", Format::Jsonl),
+            ("application/X-NDJSON; charset=utf-8", Format::Jsonl),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+            let upload = read(&headers, Body::from("{}"), FORMATS, 10, &UploadBudget::default()).await.ok().unwrap();
+            assert_eq!(upload.format, format, "{content_type}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_body_of_another_type_or_encoding_is_refused() {
         for content_type in
-            ["text/csv", "application/jsonl", "", "application/x-www-form-urlencoded", "application/jsonx"]
+            ["text/csv", "application/jsonlx", "", "application/x-www-form-urlencoded", "application/jsonx"]
         {
             let refused = code(content_type, "identity", Body::from("{}")).await;
             assert_eq!(refused, Err(Code::UnsupportedMediaType), "{content_type}");
@@ -206,10 +250,10 @@ mod tests {
         let (budget, mut headers) = (UploadBudget::default(), HeaderMap::new());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let whole = budget.share(&HeaderMap::new(), BYTES_IN_FLIGHT).await.unwrap();
-        let refused = read_json(&headers, Body::from("{}"), 10, &budget).await;
+        let refused = read(&headers, Body::from("{}"), FORMATS, 10, &budget).await;
         assert_eq!(refused.err().map(|problem| problem.code()), Some(Code::Unavailable));
         drop(whole);
-        let upload = read_json(&headers, Body::from("{}"), 10, &budget).await.ok().unwrap();
+        let upload = read(&headers, Body::from("{}"), FORMATS, 10, &budget).await.ok().unwrap();
         assert_eq!(budget.0.available_permits(), BYTES_IN_FLIGHT - 10);
         drop(upload);
         assert_eq!(budget.0.available_permits(), BYTES_IN_FLIGHT);

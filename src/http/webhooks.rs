@@ -19,7 +19,7 @@ const PAGE: (u32, u32) = (50, 200);
     params(
         ("batchId" = String, Path, description = "`bat_` and a ULID"),
         ("limit" = Option<u32>, Query, description = "Deliveries, 1-200; 50 unless given", minimum = 1, maximum = 200),
-        ("cursor" = Option<String>, Query, pattern = "^([0-9]{1,9})?$", description = "`nextCursor` of the page before"),
+        ("cursor" = Option<String>, Query, pattern = "^(0|[1-9][0-9]{0,8})?$", description = "`nextCursor` of the page before"),
     ),
     responses(
         (status = 200, description = "A page of deliveries", body = WebhookLogView),

@@ -1,5 +1,7 @@
 //! What a caller can do with batches. One file a use case: `submit`, `cancel`, `retry`, `read`.
 
+use std::fmt::Display;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,6 +108,18 @@ pub struct Page {
     pub limit: u32,
     /// Where the last page ended.
     pub cursor: Option<String>,
+}
+
+impl Page {
+    /// What the last page ended with, as this service wrote it and in no other spelling; `None` for the first page.
+    ///
+    /// # Errors
+    /// [`ServiceError::BadCursor`].
+    pub fn after<T: FromStr + Display>(&self) -> Result<Option<T>, ServiceError> {
+        let Some(cursor) = &self.cursor else { return Ok(None) };
+        let last = cursor.parse().ok().filter(|last: &T| last.to_string() == *cursor);
+        last.map(Some).ok_or(ServiceError::BadCursor)
+    }
 }
 
 /// A redirect to a picture.

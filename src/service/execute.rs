@@ -193,10 +193,11 @@ impl Executor {
         Some(outcome.into())
     }
 
-    /// The stored picture of an earlier attempt whose outcome is not known. An import guesses the numbers of calls that
-    /// a backup does not know, so that each name is looked at that may be one's.
+    /// The stored picture of an earlier attempt whose outcome is not known, or whose picture the store took without
+    /// being able to say so. An import guesses the numbers of calls that a backup does not know, so that each name is
+    /// looked at that may be one's.
     async fn find_earlier(&self, job: &Job, signals: &Signals) -> Option<Option<Receipt>> {
-        let (attempts, numbers): (Vec<AttemptId>, Vec<u32>) = job.earlier_unknown.iter().copied().unzip();
+        let (attempts, numbers): (Vec<AttemptId>, Vec<u32>) = job.earlier_charged.iter().copied().unzip();
         let Some(last) = numbers.into_iter().max() else { return Some(None) };
         let guessed_short = if job.claim.attempt < self.since { MAX_TRIES } else { 0 };
         for number in 1..=last + guessed_short {

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use crate::assets::{AssetError, AssetStore, SignedLink};
 use crate::clock::Clock;
-use crate::domain::picture::Picture;
+use crate::domain::picture::{Picture, PictureFormat};
 use crate::domain::spec::SceneId;
 use crate::domain::time::Timestamp;
 use crate::telemetry::Counters;
@@ -153,8 +153,8 @@ impl Links {
         variant: u32,
         picture: &Picture,
     ) -> Result<PictureLinks, AssetError> {
-        let name = format!("{scene}_v{variant}");
-        let (file, small) = (format!("{name}.{}", picture.format.ending()), format!("{name}_thumbnail.png"));
+        let file = file_name(scene, variant, picture.format);
+        let small = format!("{scene}_v{variant}_thumbnail.png");
         let thumbnail = async {
             match &picture.thumbnail {
                 Some(object) => self.fresh(object, &small).await.map(Some),
@@ -188,6 +188,11 @@ impl Links {
         let left = link.expires_at.since(self.clock.now());
         !left.is_zero() && (!self.rules.refresh || left >= self.rules.min_left)
     }
+}
+
+/// The name under which a person saves a picture: `s-001_v1.png`.
+pub(super) fn file_name(scene: &SceneId, variant: u32, format: PictureFormat) -> String {
+    format!("{scene}_v{variant}.{}", format.ending())
 }
 
 fn lock(kept: &Mutex<Kept>) -> std::sync::MutexGuard<'_, Kept> {

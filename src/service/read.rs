@@ -26,10 +26,7 @@ impl Batches {
     /// # Errors
     /// [`ServiceError::NotFound`], [`ServiceError::BadCursor`] or [`ServiceError::Unavailable`].
     pub async fn get(&self, caller: &UserId, batch: BatchId, page: &Page) -> Result<BatchView, ServiceError> {
-        let after = match &page.cursor {
-            None => 0,
-            Some(cursor) => cursor.parse::<u32>().map_err(|_| ServiceError::BadCursor)?,
-        };
+        let after = page.after::<u32>()?.unwrap_or(0);
         let found = self.store.load_page(batch, caller, after, page.limit + 1).await?;
         let (row, mut rows) = found.ok_or(ServiceError::NotFound)?;
         let more = rows.len() > page.limit as usize;
@@ -50,9 +47,7 @@ impl Batches {
         state: Option<BatchState>,
         page: &Page,
     ) -> Result<BatchListView, ServiceError> {
-        let cursor = page.cursor.as_ref().map(|cursor| cursor.parse::<BatchId>());
-        let before = cursor.transpose().map_err(|_| ServiceError::BadCursor)?;
-        let filter = BatchFilter { state, before, limit: page.limit + 1 };
+        let filter = BatchFilter { state, before: page.after()?, limit: page.limit + 1 };
         let owner = (!caller.scopes.has(Scope::Admin)).then_some(&caller.user);
         let mut rows = self.store.list_batches(owner, &filter).await?;
         let more = rows.len() > page.limit as usize;

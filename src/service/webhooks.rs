@@ -3,7 +3,7 @@
 //! At least once: what was sent and not recorded is sent again, under the same id. The store decides what is next and
 //! whose it is; [`webhook`](crate::domain::webhook) when it is tried again.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,13 +25,18 @@ use crate::domain::picture::Picture;
 use crate::domain::spec::SceneId;
 use crate::domain::state::{BatchState, Billing, Counts, ImageError, WebhookEvent};
 use crate::domain::time::Timestamp;
-use crate::domain::webhook::next_try;
+use crate::domain::webhook::{KEPT_FOR, next_try};
 use crate::failpoint;
 use crate::store::{ClaimedDelivery, DeliveryEnd, DeliveryRow, NextDelivery, Store, StoreError};
 use crate::webhooks::{Courier, CourierError, DEADLINE, Message, Reply};
 
 /// Batches for which a process delivers at once: a slow receiver holds one place.
 const AT_ONCE: usize = 4;
+/// Of those, as many to one host: name and port.
+pub const AT_ONE_HOST: usize = 2;
+/// How often a process removes from the log what is old; lines that it removes with one statement.
+const FORGET_EVERY: Duration = Duration::from_hours(1);
+const FORGOTTEN_AT_ONCE: u32 = 1_000;
 /// How often a process looks by itself, in case a hint was lost.
 pub const POLL: Duration = Duration::from_secs(5);
 /// The least time between two looks: hints come with every picture of every batch.
@@ -52,10 +57,44 @@ pub struct Webhooks {
     clock: Arc<dyn Clock>,
     me: WorkerId,
     poll: Duration,
-    /// Whoever has it looks for what is next; holds when dead workers were last looked for.
-    turn: Mutex<Option<Instant>>,
+    /// Whoever has it looks for what is next.
+    turn: Mutex<Looked>,
+    busy: Hosts,
     /// A delivery ended, and the next one of its batch may go out.
     ended: Notify,
+}
+
+/// What whoever looks knows of the looks before.
+#[derive(Default)]
+struct Looked {
+    /// When dead workers were last looked for.
+    inherited: Option<Instant>,
+    /// When what is old was last removed.
+    forgot: Option<Instant>,
+}
+
+/// The hosts that are delivered to just now, each as often as deliveries are under way.
+#[derive(Default)]
+struct Hosts(std::sync::Mutex<Vec<String>>);
+
+impl Hosts {
+    /// Those that get no delivery more for now.
+    fn full(&self) -> Vec<String> {
+        let mut hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        hosts.sort_unstable();
+        hosts.chunk_by(|a, b| a == b).filter(|same| same.len() >= AT_ONE_HOST).map(|same| same[0].clone()).collect()
+    }
+
+    fn begin(&self, host: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(host);
+    }
+
+    fn end(&self, host: &str) {
+        let mut hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = hosts.iter().position(|busy| busy == host) {
+            hosts.swap_remove(place);
+        }
+    }
 }
 
 /// What is sent.
@@ -113,7 +152,17 @@ impl Webhooks {
         me: WorkerId,
         poll: Duration,
     ) -> Self {
-        Self { store, courier, links, clock, me, poll, turn: Mutex::default(), ended: Notify::new() }
+        Self {
+            store,
+            courier,
+            links,
+            clock,
+            me,
+            poll,
+            turn: Mutex::default(),
+            busy: Hosts::default(),
+            ended: Notify::new(),
+        }
     }
 
     /// Why nothing may be sent to `url`, as far as can be seen in it.
@@ -132,6 +181,7 @@ impl Webhooks {
             let end = self.deliver(&claimed, signals).await;
             failpoint::hit("webhook.answered");
             self.record(&claimed, &end, signals).await;
+            self.busy.end(&claimed.webhook.host());
             self.ended.notify_one();
         }
     }
@@ -168,20 +218,34 @@ impl Webhooks {
         }
     }
 
-    async fn look(&self, inherited: &mut Option<Instant>) -> Result<Look, StoreError> {
+    async fn look(&self, looked: &mut Looked) -> Result<Look, StoreError> {
         let now = self.store.steady_now();
-        if inherited.is_none_or(|last| last.elapsed() >= self.poll) {
+        if looked.inherited.is_none_or(|last| last.elapsed() >= self.poll) {
             self.store.inherit_deliveries(now).await?;
-            *inherited = Some(Instant::now());
+            looked.inherited = Some(Instant::now());
         }
-        match self.store.next_delivery(self.me, now).await? {
+        if looked.forgot.is_none_or(|last| last.elapsed() >= FORGET_EVERY) {
+            self.forget().await?;
+            looked.forgot = Some(Instant::now());
+        }
+        let full = self.busy.full();
+        match self.store.next_delivery(self.me, now, &full).await? {
             None => Ok(Look::Wait(self.poll)),
             Some(due) if due > now => Ok(Look::Wait(due.since(now))),
             Some(_) => {
-                let claimed = self.store.claim_delivery(self.me, now, now.after(CLAIM)).await?;
-                Ok(claimed.map_or(Look::Wait(CLAIM_AGAIN), |claimed| Look::Claimed(Box::new(claimed))))
+                let claimed = self.store.claim_delivery(self.me, now, now.after(CLAIM), &full).await?;
+                let Some(claimed) = claimed else { return Ok(Look::Wait(CLAIM_AGAIN)) };
+                self.busy.begin(claimed.webhook.host());
+                Ok(Look::Claimed(Box::new(claimed)))
             }
         }
+    }
+
+    /// Removes what is old from the log of every batch.
+    async fn forget(&self) -> Result<(), StoreError> {
+        let before = self.clock.now().before(KEPT_FOR);
+        while self.store.forget_deliveries(before, FORGOTTEN_AT_ONCE).await? >= u64::from(FORGOTTEN_AT_ONCE) {}
+        Ok(())
     }
 
     async fn deliver(&self, claimed: &ClaimedDelivery, signals: &Signals) -> DeliveryEnd {
@@ -338,8 +402,7 @@ impl Batches {
         batch: BatchId,
         page: &Page,
     ) -> Result<WebhookLogView, ServiceError> {
-        let cursor = page.cursor.as_ref().map(|cursor| cursor.parse::<u64>());
-        let after = cursor.transpose().map_err(|_| ServiceError::BadCursor)?.unwrap_or(0);
+        let after = page.after::<u64>()?.unwrap_or(0);
         let row = self.store.load_batch(batch, caller).await?.ok_or(ServiceError::NotFound)?;
         let mut rows = self.store.load_deliveries(batch, after, page.limit + 1).await?;
         let more = rows.len() > page.limit as usize;

@@ -43,8 +43,8 @@ pub struct Job {
     pub call: Result<CallSpec, String>,
     /// What earlier attempts used up.
     pub history: History,
-    /// Earlier attempts whose outcome is not known: one may have left a picture.
-    pub earlier_unknown: Vec<(AttemptId, u32)>,
+    /// Earlier attempts that were charged, or may have been: one may have left a picture.
+    pub earlier_charged: Vec<(AttemptId, u32)>,
 }
 
 /// What a call needs beside the prompt.
@@ -61,8 +61,8 @@ pub struct CallSpec {
 /// Claims of one worker: the pictures, each with its fence.
 pub type Held = BTreeSet<(ImageKey, i64)>;
 
-/// The earlier attempts of each picture whose outcome is not known.
-type Unknown = BTreeMap<ImageKey, Vec<(AttemptId, u32)>>;
+/// The earlier attempts of each picture that were charged, or may have been.
+type Charged = BTreeMap<ImageKey, Vec<(AttemptId, u32)>>;
 
 impl Store {
     /// What `worker` holds a claim on.
@@ -95,7 +95,7 @@ impl Store {
     pub async fn load_jobs(&self, images: &[ImageKey]) -> Result<Vec<Job>, StoreError> {
         let mut jobs = Vec::with_capacity(images.len());
         for images in images.chunks(JOBS_A_STATEMENT) {
-            let mut unknown = self.load_unknown(images).await?;
+            let mut charged = self.load_charged(images).await?;
             let sql = format!(
                 "SELECT m.batch_id, m.ordinal, m.variant, b.owner, b.model, i.scene_id, i.prompt, i.refs,
                    i.aspect_ratio, i.image_size, m.state, m.fence, m.failures, m.unknown_retries, m.interruptions,
@@ -110,24 +110,24 @@ impl Store {
             );
             let rows = self.rows_of(sql, images).await?;
             let now = self.steady_now();
-            jobs.extend(readable(&rows, |row| job(row, now, &mut unknown)));
+            jobs.extend(readable(&rows, |row| job(row, now, &mut charged)));
         }
         Ok(jobs)
     }
 
-    async fn load_unknown(&self, images: &[ImageKey]) -> Result<Unknown, StoreError> {
+    async fn load_charged(&self, images: &[ImageKey]) -> Result<Charged, StoreError> {
         let sql = format!(
             "SELECT batch_id, ordinal, variant, id, number FROM attempts
-             WHERE (batch_id, ordinal, variant) IN (VALUES {}) AND state = 'unknown' ORDER BY number",
+             WHERE (batch_id, ordinal, variant) IN (VALUES {}) AND state IN ('settled', 'unknown') ORDER BY number",
             placeholders(images.len(), 3)
         );
         let rows = self.rows_of(sql, images).await?;
-        let mut unknown = Unknown::new();
+        let mut charged = Charged::new();
         let attempt = |row: &AnyRow| Ok((row.image_key()?, (row.parsed("id")?, row.count("number")?)));
         for (image, attempt) in readable(&rows, attempt) {
-            unknown.entry(image).or_default().push(attempt);
+            charged.entry(image).or_default().push(attempt);
         }
-        Ok(unknown)
+        Ok(charged)
     }
 
     /// Read where claims are written: after their commit, on the same pool.
@@ -156,7 +156,7 @@ pub(super) fn readable<T>(rows: &[AnyRow], mut read: impl FnMut(&AnyRow) -> Resu
     values
 }
 
-fn job(row: &AnyRow, now: Timestamp, unknown: &mut Unknown) -> Result<Job, StoreError> {
+fn job(row: &AnyRow, now: Timestamp, charged: &mut Charged) -> Result<Job, StoreError> {
     let (image, due) = (row.image_key()?, row.time("due")?);
     let history = History {
         failures: row.count("failures")?,
@@ -175,7 +175,7 @@ fn job(row: &AnyRow, now: Timestamp, unknown: &mut Unknown) -> Result<Job, Store
         scene_id: row.parsed("scene_id")?,
         prompt: row.text("prompt")?,
         call: call_spec(row).map_err(|error| error.to_string()),
-        earlier_unknown: unknown.remove(&image).unwrap_or_default(),
+        earlier_charged: charged.remove(&image).unwrap_or_default(),
         history,
     })
 }

@@ -23,6 +23,11 @@ fn far_from(now: Timestamp) -> Timestamp {
     now.after(2 * MAX_RETRY_AFTER)
 }
 
+/// A condition that leaves `hosts` out; their parameters begin with number `first`.
+fn at_none_of(hosts: &[String], first: usize) -> String {
+    (first..).zip(hosts).map(|(number, _)| format!(" AND host <> ${number}")).collect::<Vec<_>>().concat()
+}
+
 /// A delivery that a worker has claimed, and what it is made of.
 #[derive(Debug, Clone)]
 pub struct ClaimedDelivery {
@@ -165,10 +170,12 @@ impl Store {
         webhook: &Webhook,
     ) -> Result<(), StoreError> {
         let events: Vec<&str> = webhook.events.iter().map(|event| event.as_str()).collect();
-        let sql = "INSERT INTO webhooks (batch_id, url, events, secret, fence, gone) VALUES ($1, $2, $3, $4, 0, 0)";
+        let sql = "INSERT INTO webhooks (batch_id, url, host, events, secret, fence, gone)
+                   VALUES ($1, $2, $3, $4, $5, 0, 0)";
         sqlx::query(sql)
             .bind(batch.to_string())
             .bind(&webhook.url)
+            .bind(webhook.host())
             .bind(events.join(","))
             .bind(webhook.secret.expose())
             .execute(connection)
@@ -230,16 +237,25 @@ impl Store {
         Ok(())
     }
 
-    /// When `worker` can deliver next, as far as is known now.
+    /// When `worker` can deliver next, to none of the hosts in `without`, as far as is known now.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn next_delivery(&self, worker: WorkerId, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        let sql = "SELECT MIN(CASE WHEN due > $2 THEN 0 ELSE due END) FROM webhooks
-                   WHERE due IS NOT NULL AND (worker IS NULL OR worker = $1)";
-        let due: Option<i64> = sqlx::query_scalar(sql)
-            .bind(worker.to_string())
-            .bind(far_from(now).millis())
+    pub async fn next_delivery(
+        &self,
+        worker: WorkerId,
+        now: Timestamp,
+        without: &[String],
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let sql = format!(
+            "SELECT MIN(CASE WHEN due > $2 THEN 0 ELSE due END) FROM webhooks
+             WHERE due IS NOT NULL AND (worker IS NULL OR worker = $1){}",
+            at_none_of(without, 3)
+        );
+        let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(worker.to_string()).bind(far_from(now).millis());
+        let due: Option<i64> = without
+            .iter()
+            .fold(query, sqlx::query::QueryScalar::bind)
             .fetch_one(&self.readers)
             .await
             .map_err(|error| self.error(error))?;
@@ -265,8 +281,8 @@ impl Store {
         Ok(())
     }
 
-    /// Claims the delivery that is due first, for `worker` and until `until`. A worker that never beat, or was taken
-    /// for dead, gets none.
+    /// Claims the delivery that is due first, to none of the hosts in `without`, for `worker` and until `until`. A worker
+    /// that never beat, or was taken for dead, gets none.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -275,25 +291,30 @@ impl Store {
         worker: WorkerId,
         now: Timestamp,
         until: Timestamp,
+        without: &[String],
     ) -> Result<Option<ClaimedDelivery>, StoreError> {
         // Materialized as in `claim` of `work`.
         let sql = format!(
             "WITH next AS MATERIALIZED (
                SELECT batch_id FROM webhooks
-               WHERE due IS NOT NULL AND (due <= $2 OR due > $3) AND (worker IS NULL OR worker = $1)
+               WHERE due IS NOT NULL AND (due <= $2 OR due > $3) AND (worker IS NULL OR worker = $1){}
                  AND EXISTS (SELECT 1 FROM workers WHERE workers.id = $1)
                ORDER BY due LIMIT 1{})
              UPDATE webhooks SET worker = $1, fence = fence + 1, due = $4 FROM next
              WHERE webhooks.batch_id = next.batch_id
              RETURNING webhooks.batch_id, webhooks.url, webhooks.events AS wanted, webhooks.secret, webhooks.fence",
+            at_none_of(without, 5),
             self.dialect.skip_locked()
         );
         transaction!(self, |connection| {
-            let row = sqlx::query(sqlx::AssertSqlSafe(sql.clone()))
+            let query = sqlx::query(sqlx::AssertSqlSafe(sql.clone()))
                 .bind(worker.to_string())
                 .bind(now.millis())
                 .bind(far_from(now).millis())
-                .bind(until.millis())
+                .bind(until.millis());
+            let row = without
+                .iter()
+                .fold(query, sqlx::query::Query::bind)
                 .fetch_optional(&mut *connection)
                 .await
                 .map_err(|error| self.error(error))?;
@@ -307,6 +328,23 @@ impl Store {
             }
             Ok(claimed)
         })
+    }
+
+    /// Removes at most `most` deliveries from the log that ended and tell of what happened before `before`; how many.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn forget_deliveries(&self, before: Timestamp, most: u32) -> Result<u64, StoreError> {
+        let old = "SELECT batch_id, number FROM deliveries WHERE state <> 'pending' AND created_at < $1";
+        // On SQLite a write waits for the one writer, and there is mostly nothing to write.
+        let found = sqlx::query(sqlx::AssertSqlSafe(format!("{old} LIMIT 1"))).bind(before.millis());
+        if found.fetch_optional(&self.readers).await.map_err(|error| self.error(error))?.is_none() {
+            return Ok(0);
+        }
+        let sql = format!("DELETE FROM deliveries WHERE (batch_id, number) IN ({old} LIMIT $2)");
+        let forgotten = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(before.millis()).bind(i64::from(most));
+        let forgotten = forgotten.execute(&self.writers).await.map_err(|error| self.error(error))?;
+        Ok(forgotten.rows_affected())
     }
 
     /// The batch's first delivery that waits, with one try more.

@@ -19,7 +19,7 @@ pub(crate) fn key(seed: u8) -> String {
 }
 
 /// A service with these entries in `API_KEYS`.
-fn keyed(folder: &Path, entries: &[String]) -> Settings {
+pub(crate) fn keyed(folder: &Path, entries: &[String]) -> Settings {
     Settings::new(folder).with("API_KEYS", entries.join(","))
 }
 
@@ -66,7 +66,7 @@ impl Service {
 }
 
 /// A client at another address of this machine.
-fn from_address(number: u8) -> reqwest::Client {
+pub(crate) fn from_address(number: u8) -> reqwest::Client {
     let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
     client.local_address(std::net::IpAddr::from([127, 0, 1, number])).build().unwrap()
 }

@@ -445,6 +445,36 @@ async fn the_whole_service_keeps_its_pictures_in_the_bucket_and_takes_them_as_re
     assert_eq!(start["pictures"], "gs://pictures/");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_picture_that_the_bucket_took_and_never_confirmed_is_found_by_a_retry_and_not_paid_again() {
+    let account = ServiceAccount::generate();
+    let google = Google::start_for(Some(account.clone())).await;
+    let fake = FakeGemini::start(&png(33), Duration::ZERO, Allowed::default(), |_, _| Answer::None).await;
+    let folder = tempfile::tempdir().unwrap();
+    let service = service(folder.path(), &google, &account, &fake).await;
+    // The thumbnail is kept; of the picture the answer is lost, and nobody can read what is there.
+    google.faults().script(Call::Upload, Fault::Slow(Duration::ZERO));
+    google.faults().script(Call::Upload, Fault::LostAfter);
+    for _ in 0..5 {
+        google.faults().script(Call::Read, Fault::WrongChecksum);
+    }
+    let id = service.submit(&rows(&[json!([])])).await;
+    let view = service.finished(&id).await;
+    let image = &view["items"][0]["images"][0];
+    assert_eq!((&view["state"], &image["billing"]), (&json!("failed"), &json!("charged")), "{view}");
+    assert_eq!(image["error"]["code"], "storage_error", "{view}");
+    assert_eq!(google.objects().names(BUCKET, "images/").len(), 1);
+    let cost = view["actualCost"].clone();
+
+    service.post(&format!("/images/{id}/retry"), &json!({}), &[]).await.expect(202);
+    let view = service.until(|view| view["state"] == "completed", &format!("/images/{id}")).await;
+    assert_eq!((&view["actualCost"], fake.calls().len()), (&cost, 1), "{view}");
+    let budget = service.get("/budget").await.json();
+    assert_eq!((&budget["everyone"]["spent"], &budget["everyone"]["reserved"]), (&cost, &json!(0.0)), "{budget}");
+    let url = view["items"][0]["images"][0]["url"].as_str().unwrap();
+    assert_eq!(reqwest::get(url).await.unwrap().bytes().await.unwrap(), png(33));
+}
+
 #[tokio::test]
 async fn who_starts_the_service_is_told_what_is_wrong_with_the_bucket() {
     let account = ServiceAccount::generate();

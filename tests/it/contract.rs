@@ -5,6 +5,7 @@ mod events;
 mod links;
 mod read;
 mod refused;
+mod rows;
 
 use std::path::Path;
 

@@ -1,9 +1,15 @@
 //! The description in the repository, and the service against it by schemathesis, which knows nothing of either.
 
+mod client;
+mod schema;
+mod walk;
+
 use std::path::Path;
 use std::process::Stdio;
 
+use orchestrator::http::body::{self, Here, Rules};
 use orchestrator::http::describe;
+use serde_json::{Value, json};
 
 use crate::access::{ALICE, key, team};
 use crate::process::Settings;
@@ -27,6 +33,83 @@ fn the_description_in_the_repository_is_that_of_the_code() {
     );
 }
 
+#[test]
+fn every_body_and_parameter_has_an_example_of_its_schema() {
+    let description = serde_json::to_value(describe::routes().1).unwrap();
+    let resolve =
+        |part: &Value| part["$ref"].as_str().map_or(part.clone(), |at| description.pointer(&at[1..]).unwrap().clone());
+    let (mut faults, mut examples) = (Vec::new(), 0);
+    let mut look = |place: &str, content: &Value| {
+        for (kind, body) in content.as_object().into_iter().flatten() {
+            let of_json = kind.ends_with("json") || kind == "text/event-stream";
+            if !of_json || body["schema"] == json!({"type": "object"}) {
+                continue;
+            }
+            if body["examples"].is_null() {
+                faults.push(format!("{place}: no example"));
+            }
+            for (name, example) in body["examples"].as_object().into_iter().flatten() {
+                examples += 1;
+                let wrong = schema::faults(&description, &body["schema"], &resolve(example)["value"]);
+                faults.extend(wrong.into_iter().map(|fault| format!("{place} {name} {fault}")));
+            }
+        }
+    };
+    for (path, item) in description["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let place = format!("{method} {path}");
+            look(&place, &operation["requestBody"]["content"]);
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                look(&format!("{place} {status}"), &resolve(response)["content"]);
+            }
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                let name = format!("{place} {}", parameter["name"]);
+                assert!(!parameter["example"].is_null(), "{name}: no example");
+                let wrong = schema::faults(&description, &parameter["schema"], &parameter["example"]);
+                assert!(wrong.is_empty(), "{name}: {wrong:?}");
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+    assert!(examples > 100, "{examples}");
+    let bodies = &description["components"]["examples"];
+    for name in ["BatchBody.dryRun", "BatchBody.live"] {
+        let body = bodies[name]["value"].to_string();
+        let here = Here { host: None, locate: &|_| None };
+        let rules =
+            Rules { max_rows: 1_000, max_variants: 3, default_model: "standard", here, webhook_refusal: &|_| None };
+        assert!(body::check(body.as_bytes(), rules).is_ok(), "{name}");
+    }
+    let codes = body::check_retry(bodies["RetryBody.someCodes"]["value"].to_string().as_bytes()).unwrap();
+    assert_eq!(codes.map(|codes| codes.len()), Some(2));
+}
+
+#[test]
+fn a_value_that_is_none_of_its_schema_is_told() {
+    let description = serde_json::to_value(describe::routes().1).unwrap();
+    let schema = json!({"$ref": "#/components/schemas/BatchBody"});
+    let good = json!({"items": [{"sceneId": "a", "prompt": "b", "references": ["x", {"url": "y"}]}]});
+    assert_eq!(schema::faults(&description, &schema, &good), [""; 0]);
+    for (pointer, value) in [
+        ("/items", json!([])),
+        ("/items/0/variants", json!(4)),
+        ("/items/0/variants", json!("1")),
+        ("/items/0/prompt", json!("")),
+        ("/items/0/sceneId", Value::Null),
+        ("/items/0/references/0", json!(1)),
+        ("/runMode", json!("fast")),
+        ("/more", json!(1)),
+    ] {
+        let mut bad = good.clone();
+        let (above, name) = pointer.rsplit_once('/').unwrap();
+        match bad.pointer_mut(above).unwrap() {
+            Value::Array(values) => values[name.parse::<usize>().unwrap()] = value,
+            members => members[name] = value,
+        }
+        assert!(!schema::faults(&description, &schema, &bad).is_empty(), "{pointer}");
+    }
+}
+
 /// Runs schemathesis with all its checks on a service that is started with `settings`.
 async fn check(settings: Settings, key: Option<&str>) {
     let Some(program) = std::env::var_os("TEST_SCHEMATHESIS") else {
@@ -44,6 +127,8 @@ async fn check(settings: Settings, key: Option<&str>) {
     if let Some(key) = key {
         run.args(["--header", &format!("Authorization: Bearer {key}")]);
     }
+    run.env("SCHEMATHESIS_HOOKS", "schemathesis_hooks").env("PYTHONPATH", root().join("tests"));
+    run.env("PYTHONDONTWRITEBYTECODE", "1");
     run.env("ORCHESTRATOR_URL", &service.url).env("NO_COLOR", "1").current_dir(folder.path());
     let output = run.stdin(Stdio::null()).output().await.unwrap();
     eprintln!("{}", String::from_utf8_lossy(&output.stdout));

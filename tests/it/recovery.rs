@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use orchestrator::domain::picture::Sha256Hex;
 use serde_json::{Value, json};
 
 use crate::books::{ledger, micros, on};
@@ -51,7 +52,7 @@ fn store_picture(database: &Database, (attempt, stem): &(String, String), cost: 
     picture.write_to(&mut std::io::Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
     let receipt = json!({"attempt": attempt, "usage": null, "cost": cost, "picture": {
         "object": format!("{stem}.png"), "format": "png", "width": 8, "height": 8, "bytes": png.len(),
-        "sha256": "00", "thumbnail": null}});
+        "sha256": Sha256Hex::of(&png).to_string(), "thumbnail": null}});
     std::fs::create_dir_all(root.join(stem).parent().unwrap()).unwrap();
     std::fs::write(root.join(format!("{stem}.json")), receipt.to_string()).unwrap();
     std::fs::write(root.join(format!("{stem}.png")), png).unwrap();

@@ -13,7 +13,11 @@ use crate::engines::{Database, on_both_engines, on_postgres, on_sqlite};
 use crate::fake_gemini::{Allowed, FakeGemini, Fault, PICTURE_MICROS, png};
 use crate::process::{PATIENCE, Service, Settings, batch};
 
-on_both_engines!(a_locked_database_refuses_batches_and_goes_on_by_itself, pictures_that_cannot_be_stored_are_charged);
+on_both_engines!(
+    a_locked_database_refuses_batches_and_goes_on_by_itself,
+    pictures_that_cannot_be_stored_are_charged,
+    a_paid_picture_whose_name_is_taken_is_charged_once_and_made_under_another_by_a_retry,
+);
 
 /// The most that a refusal may take: a wait for a connection (10 s) and one for a lock (10 s), and a slow machine.
 const MOST_WAIT: Duration = Duration::from_secs(40);
@@ -108,7 +112,7 @@ impl Scene {
 }
 
 /// Lets no file of the process have any byte, or any number of them again.
-async fn limit_files(service: &Service, limit: &str) {
+pub(crate) async fn limit_files(service: &Service, limit: &str) {
     let pid = service.pid().to_string();
     let limit = format!("--fsize={limit}:unlimited");
     let done = tokio::process::Command::new("prlimit").args(["--pid", &pid, &limit]).status().await.unwrap();
@@ -285,4 +289,39 @@ async fn pictures_that_cannot_be_stored_are_charged(database: Arc<Database>) {
     scene.service.until(whole, &format!("/images/{}", scene.batch)).await;
     assert_eq!(scene.provider.calls().len(), PICTURES + usize::try_from(failed).unwrap());
     scene.ends(&database).await;
+}
+
+async fn a_paid_picture_whose_name_is_taken_is_charged_once_and_made_under_another_by_a_retry(database: Arc<Database>) {
+    let provider = FakeGemini::start(&png(), Duration::ZERO, Allowed::default(), |_, _| Fault::None).await;
+    let settings = on(&database).with("PROVIDER", "gemini").with("GEMINI_API_KEY", "key").with("RUN_MODE", "live");
+    let service = settings.with("GEMINI_BASE_URL", provider.url.clone()).start().await;
+    provider.hold(true);
+    let id = service.submit(&batch(2, 1)).await;
+    service.until(|metrics| metrics["callsStarted"] == 2, "/metrics-lite").await;
+    // Half of another picture, from before a backup that was put back.
+    let folder = database.folder().join("images").join(&id);
+    std::fs::create_dir_all(&folder).unwrap();
+    let half = &png()[..20];
+    std::fs::write(folder.join("1-1-1.png"), half).unwrap();
+    provider.hold(false);
+    let view = service.finished(&id).await;
+    assert_eq!((&view["state"], micros(&view["actualCost"])), (&json!("partial"), 2 * PICTURE_MICROS), "{view}");
+    let image = &view["items"][0]["images"][0];
+    assert_eq!((&image["state"], &image["billing"]), (&json!("failed"), &json!("charged")), "{image}");
+    assert_eq!((&image["error"]["code"], micros(&image["cost"])), (&json!("storage_error"), PICTURE_MICROS), "{image}");
+    assert_eq!(
+        (provider.calls().len(), service.get("/metrics-lite").await.json()["callsStarted"].clone()),
+        (2, json!(2))
+    );
+
+    service.post(&format!("/images/{id}/retry"), &json!({}), &[]).await.expect(202);
+    let view = service.until(|view| view["state"] == "completed", &format!("/images/{id}")).await;
+    assert_eq!((provider.calls().len(), micros(&view["actualCost"])), (3, 3 * PICTURE_MICROS));
+    let uri = view["items"][0]["images"][0]["uri"].as_str().unwrap();
+    assert!(uri.ends_with("/1-1-2.png"), "{uri}");
+    assert_eq!(std::fs::read(folder.join("1-1-1.png")).unwrap(), half, "what lay there is as it was");
+    let everyone = service.get("/budget").await.json()["everyone"].clone();
+    assert_eq!((micros(&everyone["spent"]), micros(&everyone["reserved"])), (3 * PICTURE_MICROS, 0));
+    assert_eq!(service.stop().await, Some(0));
+    assert_eq!((ledger(database.folder()).len(), provider.charged_micros()), (3, 3 * PICTURE_MICROS));
 }

@@ -244,7 +244,7 @@ async fn an_unknown_outcome_is_charged_at_the_reserve_and_reserved_afresh(databa
     assert!(is_now(bench.settle(&job, Outcome::Unknown).await, ImageState::Queued));
     assert_eq!(bench.money().await, (50_000, 50_000));
     let again = bench.start_one().await;
-    assert_eq!(again.earlier_unknown, [(job.claim.attempt, 1)]);
+    assert_eq!(again.earlier_charged, [(job.claim.attempt, 1)]);
     assert!(is_now(bench.settle(&again, made(&again, 20_000)).await, ImageState::Completed));
     assert_eq!(bench.money().await, (70_000, 0));
     let row = bench.store.load_batch(batch, &UserId::local()).await.unwrap().unwrap();

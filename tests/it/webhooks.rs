@@ -272,6 +272,35 @@ async fn the_log_comes_in_pages(database: Arc<Database>) {
     }
 }
 
+/// Two instances share a database: what one was sending when it was killed, the other sends.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_instance_was_sending_when_it_was_killed_is_sent_by_another() {
+    crate::engines::on_postgres(|database| async move {
+        let receiver =
+            Receiver::start(|_, before| if before == 0 { Reaction::Silence } else { Reaction::Status(200) }).await;
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let settings = |number: usize| {
+            reaching(&database, &[&receiver]).with("DATA_DIR", folders[number].path().to_str().unwrap())
+        };
+        let killed = settings(0).start().await;
+        let body = told(1, &json!({"url": receiver.url(), "events": BOTH, "secret": SECRET}));
+        let id = killed.submit(&body).await;
+        receiver.until(1).await;
+        let other = settings(1).start().await;
+        other.finished(&id).await;
+        killed.kill().await;
+        let deliveries = told_all(&other, &id, 2).await;
+        assert_eq!((&deliveries[0]["attempts"], &deliveries[1]["attempts"]), (&json!(2), &json!(1)));
+        let messages = receiver.messages();
+        let [first, second, third] = &messages[..] else { panic!("{messages:?}") };
+        assert_eq!((first.id(), &first.text), (second.id(), &second.text), "the same message");
+        assert_eq!((second.kind(), third.kind()), ("image.completed".to_owned(), "batch.completed".to_owned()));
+        assert!(messages.iter().all(|message| message.is_signed(SECRET)));
+        assert_eq!(other.stop().await, Some(0));
+    })
+    .await;
+}
+
 /// Two instances share a database: each event goes out once.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_instances_do_not_tell_the_same() {

@@ -19,6 +19,8 @@ pub(super) enum At<'a> {
     Key(&'a At<'a>, &'a str),
     /// An element of an array.
     Index(&'a At<'a>, usize),
+    /// The same place, and on which line of the body it starts, counting from 1.
+    Line(&'a At<'a>, u32),
 }
 
 impl<'a> At<'a> {
@@ -33,6 +35,15 @@ impl<'a> At<'a> {
     pub(super) const fn index(&'a self, index: usize) -> Self {
         Self::Index(self, index)
     }
+
+    /// On which line of the body it starts, where that is known.
+    fn line(&self) -> Option<u32> {
+        match self {
+            Self::Root => None,
+            Self::Line(_, line) => Some(*line),
+            Self::Key(parent, _) | Self::Index(parent, _) => parent.line(),
+        }
+    }
 }
 
 impl fmt::Display for At<'_> {
@@ -41,6 +52,7 @@ impl fmt::Display for At<'_> {
             Self::Root => Ok(()),
             Self::Key(parent, key) => write!(f, "{parent}/{}", key.replace('~', "~0").replace('/', "~1")),
             Self::Index(parent, index) => write!(f, "{parent}/{index}"),
+            Self::Line(place, _) => place.fmt(f),
         }
     }
 }
@@ -60,10 +72,16 @@ impl Faults {
     /// Notes a fault.
     pub(super) fn add(&mut self, at: &At<'_>, detail: impl Into<Cow<'static, str>>) -> Noted {
         if self.listed.len() < MAX_FAULTS {
-            self.listed.push(Fault::in_body(at.to_string(), detail));
+            self.listed.push(Fault::in_body(at.to_string(), detail).on_line(at.line()));
         } else {
             self.unlisted += 1;
         }
+        Noted
+    }
+
+    /// Notes a fault that is not in the body.
+    pub(super) fn add_fault(&mut self, fault: Fault) -> Noted {
+        self.listed.push(fault);
         Noted
     }
 

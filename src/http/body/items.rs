@@ -20,7 +20,17 @@ pub(in crate::http) const ITEM: Known = &[
     &["imageSize", "image_size"],
 ];
 
-/// Every row.
+/// The rows of a batch, as values.
+pub(super) struct Rows<'a> {
+    /// Where they are.
+    pub(super) at: &'a At<'a>,
+    /// Each with the line on which it starts, where there are lines. At least as many as a batch may have, if there are.
+    pub(super) values: Vec<(Option<u32>, Result<&'a Value, Noted>)>,
+    /// How many there are.
+    pub(super) count: usize,
+}
+
+/// Every row of a JSON body.
 pub(super) fn read(
     batch: &Fields<'_>,
     pack: &[Draft],
@@ -28,18 +38,31 @@ pub(super) fn read(
     faults: &mut Faults,
 ) -> Result<Vec<ItemSpec>, Noted> {
     let (value, at) = batch.get("items").ok_or_else(|| faults.add(&batch.at_member("items"), "is required"))?;
-    let Value::Array(rows) = value else {
+    let Value::Array(values) = value else {
         return Err(faults.add(&at, format!("must be an array, not {}", kind(value))));
     };
+    let rows = values.iter().take(rules.max_rows as usize).map(|value| (None, Ok(value))).collect();
+    read_rows(&Rows { at: &at, values: rows, count: values.len() }, pack, rules, faults)
+}
+
+/// Every row.
+pub(super) fn read_rows(
+    rows: &Rows<'_>,
+    pack: &[Draft],
+    rules: Rules<'_>,
+    faults: &mut Faults,
+) -> Result<Vec<ItemSpec>, Noted> {
     let most = rules.max_rows as usize;
-    if rows.is_empty() || rows.len() > most {
-        faults.add(&at, format!("must hold 1-{most} items, not {}", rows.len()));
+    if rows.count == 0 || rows.count > most {
+        faults.add(rows.at, format!("must hold 1-{most} items, not {}", rows.count));
     }
     let mut names = HashMap::new();
-    let items = rows.iter().take(most).enumerate().map(|(index, row)| {
-        let at = at.index(index);
+    let items = rows.values.iter().enumerate().map(|(index, &(line, row))| {
+        let row = row?;
+        let place = rows.at.index(index);
+        let at = line.map_or(place, |line| At::Line(&place, line));
         let item = read_item(row, &at, pack, rules, faults);
-        note_name(row, &at, index, &mut names, faults);
+        note_name(row, &at, (index, line), &mut names, faults);
         item
     });
     // Every row is read before the first fault counts.
@@ -47,16 +70,22 @@ pub(super) fn read(
 }
 
 /// Notes a scene id that an earlier row has, also where the row has other faults.
-fn note_name(row: &Value, at: &At<'_>, index: usize, names: &mut HashMap<String, usize>, faults: &mut Faults) {
+fn note_name(
+    row: &Value,
+    at: &At<'_>,
+    place: (usize, Option<u32>),
+    names: &mut HashMap<String, (usize, Option<u32>)>,
+    faults: &mut Faults,
+) {
     let spelled = ["sceneId", "scene_id"].into_iter().find_map(|name| Some((name, row.get(name)?.as_str()?)));
     let Some((name, text)) = spelled else { return };
     let Ok(scene) = text.parse::<SceneId>() else { return };
-    if let Some(first) = names.get(&scene.key()) {
-        let detail = format!("item {first} has this scene id already; they must differ in more than case");
-        faults.add(&at.key(name), detail);
-    } else {
-        names.insert(scene.key(), index);
-    }
+    let Some((index, line)) = names.get(&scene.key()) else {
+        names.insert(scene.key(), place);
+        return;
+    };
+    let earlier = line.map_or_else(|| format!("item {index}"), |line| format!("the row on line {line}"));
+    faults.add(&at.key(name), format!("{earlier} has this scene id already; they must differ in more than case"));
 }
 
 fn read_item(

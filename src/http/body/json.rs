@@ -20,23 +20,36 @@ const VALUES_A_BATCH: usize = 1_024;
 /// # Errors
 /// Why it is not JSON, with the position.
 pub(super) fn read(body: &[u8], max_rows: u32, faults: &mut Faults) -> Result<Value, String> {
-    let most = VALUES_A_BATCH + VALUES_A_ROW * max_rows as usize;
-    let mut state = Reading { faults, left: most, most };
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let value = Strict { at: &At::Root, state: &mut state }.deserialize(&mut json);
-    value.and_then(|value| json.end().map(|()| value)).map_err(|error| {
-        if body.is_empty() {
-            "the body is empty".to_owned()
-        } else {
-            format!("the body cannot be read as JSON: {error}")
-        }
-    })
+    if body.is_empty() {
+        return Err("the body is empty".to_owned());
+    }
+    let value = parse(body, &At::Root, &mut most_values(max_rows), faults);
+    value.map_err(|error| format!("the body cannot be read as JSON: {error}"))
+}
+
+/// Reads a part of a body that is one line. It may have `left` values, which are counted down.
+///
+/// # Errors
+/// Why it is not JSON, with the column.
+pub(super) fn read_part(line: &[u8], at: &At<'_>, left: &mut usize, faults: &mut Faults) -> Result<Value, String> {
+    parse(line, at, left, faults).map_err(|error| error.to_string().replace(" at line 1 column ", " at column "))
+}
+
+/// Values that a body with so many rows may have.
+pub(super) const fn most_values(max_rows: u32) -> usize {
+    VALUES_A_BATCH + VALUES_A_ROW * max_rows as usize
+}
+
+fn parse(text: &[u8], at: &At<'_>, left: &mut usize, faults: &mut Faults) -> serde_json::Result<Value> {
+    let mut state = Reading { faults, left };
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let value = Strict { at, state: &mut state }.deserialize(&mut json)?;
+    json.end().map(|()| value)
 }
 
 struct Reading<'f> {
     faults: &'f mut Faults,
-    left: usize,
-    most: usize,
+    left: &'f mut usize,
 }
 
 struct Strict<'a, 'f> {
@@ -48,10 +61,10 @@ impl<'de> DeserializeSeed<'de> for Strict<'_, '_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
-        if self.state.left == 0 {
-            return Err(D::Error::custom(format_args!("more than {} values", self.state.most)));
+        if *self.state.left == 0 {
+            return Err(D::Error::custom("more values than the rows of a batch can need"));
         }
-        self.state.left -= 1;
+        *self.state.left -= 1;
         from.deserialize_any(self)
     }
 }

@@ -5,7 +5,7 @@ use crate::domain::spec::{ImageSize, ReferenceMode};
 use crate::domain::state::WebhookEvent;
 use crate::domain::webhook::WebhookSpec;
 
-const RULES: Rules<'_> = Rules {
+pub(super) const RULES: Rules<'_> = Rules {
     max_rows: 1_000,
     max_variants: 3,
     default_model: "standard",
@@ -331,7 +331,7 @@ fn what_is_not_json_is_told_with_its_position() {
 fn a_body_of_very_many_values_is_not_built_up() {
     let body = format!("[{}0]", "0,".repeat(1_000_000));
     let faults = check(body.as_bytes(), RULES).unwrap_err();
-    assert!(faults[0].detail.contains("more than 65024 values"), "{}", faults[0].detail);
+    assert!(faults[0].detail.contains("more values than"), "{}", faults[0].detail);
 }
 
 #[test]

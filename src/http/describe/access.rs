@@ -1,20 +1,21 @@
 //! What the description says of access, from the table that decides over it: so that the two cannot differ.
 
 use axum::http::Method;
-use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, ResponseBuilder};
+use utoipa::openapi::{OpenApi, Ref, RefOr};
 
 use super::super::access::{Need, changes, need};
 use super::super::credentials::SESSION_COOKIE;
-use super::super::problem::PROBLEM_JSON;
+use super::{operations, problem};
 
 const KEY: &str = "key";
 const KEY_HEADER: &str = "keyHeader";
 const SESSION: &str = "session";
 const STREAM_TOKEN: &str = "streamToken";
+const UNAUTHORIZED: &str = "Unauthorized";
 
 /// Adds what each operation needs, and how it refuses who has not got it.
 pub(super) fn describe(description: &mut OpenApi) {
@@ -34,6 +35,8 @@ pub(super) fn describe(description: &mut OpenApi) {
         (SESSION.to_owned(), SecurityScheme::ApiKey(ApiKey::Cookie(cookie)).into()),
         (STREAM_TOKEN.to_owned(), SecurityScheme::ApiKey(ApiKey::Query(token)).into()),
     ]);
+    let unauthorized = problem("`unauthorized`: no key, or one that is refused");
+    components.responses.insert(UNAUTHORIZED.to_owned(), unauthorized.into());
     for (path, item) in &mut description.paths.paths {
         for (method, operation) in operations(item) {
             restrict(operation, &method, need(&method, path));
@@ -41,16 +44,12 @@ pub(super) fn describe(description: &mut OpenApi) {
     }
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
-    let PathItem { get, head, post, delete, .. } = item;
-    let all = [(Method::GET, get), (Method::HEAD, head), (Method::POST, post), (Method::DELETE, delete)];
-    all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
-}
-
 fn restrict(operation: &mut Operation, method: &Method, need: Need) {
     let none: [&str; 0] = [];
     let schemes: &[&str] = match need {
         Need::Nothing => &[],
+        // Whoever logs out is not asked who it is.
+        Need::OwnCheck if *method == Method::DELETE => &[SESSION],
         Need::OwnCheck => &[KEY, KEY_HEADER],
         Need::Anyone | Need::Scope(_) => &[KEY, KEY_HEADER, SESSION],
         Need::Follow => &[KEY, KEY_HEADER, SESSION, STREAM_TOKEN],
@@ -59,7 +58,7 @@ fn restrict(operation: &mut Operation, method: &Method, need: Need) {
     let open = std::iter::once(SecurityRequirement::default());
     let named = schemes.iter().map(|scheme| SecurityRequirement::new(*scheme, none));
     operation.security = Some(open.chain(named).collect());
-    if need == Need::Nothing {
+    if need == Need::Nothing || schemes == [SESSION] {
         return;
     }
     let scope = match need {
@@ -69,13 +68,18 @@ fn restrict(operation: &mut Operation, method: &Method, need: Need) {
     };
     let limited =
         if changes(method) { "too many changes in a minute, or refused keys" } else { "too many refused keys" };
+    let responses = &mut operation.responses.responses;
+    let refused = || RefOr::Ref(Ref::from_response_name(UNAUTHORIZED));
+    responses.entry("401".to_owned()).or_insert_with(refused);
     for (status, says) in [
-        ("401", "`unauthorized`: no key, or one that is refused".to_owned()),
         ("403", format!("`forbidden`: {scope}the request comes from where none is taken")),
         ("429", format!("`rate_limited`: {limited}; `Retry-After` says when to come back")),
     ] {
-        let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-        let response = ResponseBuilder::new().description(says).content(PROBLEM_JSON, problem).build();
-        operation.responses.responses.entry(status.to_owned()).or_insert_with(|| response.into());
+        match responses.get_mut(status) {
+            Some(RefOr::T(own)) => own.description = format!("{}; or {says}", own.description),
+            _ => {
+                responses.insert(status.to_owned(), problem(&says).into());
+            }
+        }
     }
 }

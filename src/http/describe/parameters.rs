@@ -1,14 +1,14 @@
 //! A parameter that may be left out is not one that may be null: in a header or a query there is no null.
 
-use utoipa::openapi::path::PathItem;
 use utoipa::openapi::schema::{SchemaType, Type};
 use utoipa::openapi::{OpenApi, RefOr, Schema};
+
+use super::operations;
 
 /// Takes null out of every parameter's type.
 pub(super) fn describe(description: &mut OpenApi) {
     for item in description.paths.paths.values_mut() {
-        let PathItem { get, head, post, delete, .. } = item;
-        for operation in [get, head, post, delete].into_iter().flatten() {
+        for (_, operation) in operations(item) {
             for parameter in operation.parameters.iter_mut().flatten() {
                 if let RefOr::T(parameter) = parameter
                     && let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema

@@ -5,7 +5,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use orchestrator::assets::local::LocalAssets;
@@ -13,11 +13,11 @@ use orchestrator::clock::{Clock as _, FixedClock};
 use orchestrator::domain::ids::BatchId;
 use orchestrator::domain::state::{DeliveryState, WebhookEvent};
 use orchestrator::domain::time::Timestamp;
-use orchestrator::domain::webhook::{RETRY_PAUSES, TRIED_FOR, Webhook};
+use orchestrator::domain::webhook::{KEPT_FOR, RETRY_PAUSES, TRIED_FOR, Webhook};
 use orchestrator::net::lookup::Lookup;
 use orchestrator::service::execute::Signals;
 use orchestrator::service::links::{LinkRules, Links};
-use orchestrator::service::webhooks::Webhooks;
+use orchestrator::service::webhooks::{AT_ONE_HOST, Webhooks};
 use orchestrator::store::{DeliveryRow, SubmitOutcome};
 use orchestrator::telemetry::Counters;
 use orchestrator::webhooks::DEADLINE;
@@ -40,7 +40,8 @@ on_both_engines!(
     a_redirect_is_not_followed,
     an_address_that_turns_out_private_is_never_connected_to,
     a_receiver_that_never_answers_is_given_up_in_time,
-    a_slow_receiver_holds_no_other_one,
+    a_slow_receiver_holds_no_other_one_and_is_told_little_at_once,
+    what_is_old_is_no_longer_in_the_log,
     a_damaged_event_holds_no_later_one,
 );
 
@@ -88,7 +89,7 @@ impl Desk {
 
     /// Delivers to what `allow` exempts.
     fn deliver_within(&self, deadline: Duration, allow: &str, names: &Names) -> Delivering {
-        let courier = WebCourier::new(allow.parse().unwrap(), deadline, names.clone()).unwrap();
+        let courier = WebCourier::new(allow.parse().unwrap(), deadline, names.clone(), self.clock.clone()).unwrap();
         let poll = Duration::from_millis(20);
         let (store, clock) = (self.bench.store.clone(), self.clock.clone());
         let webhooks = Webhooks::new(store, Arc::new(courier), self.links.clone(), clock, self.bench.worker, poll);
@@ -273,18 +274,25 @@ async fn a_receiver_that_is_gone_is_not_asked_again(database: Arc<Database>) {
     assert_eq!(receiver.messages().len(), 2);
 }
 
+/// In Unix seconds: the start of a [`Desk`]'s clock, 600 s, an hour, and twenty minutes more.
+const DATE: u64 = 1_795_512_600 + 600 + 3_600 + 1_200;
+
 async fn a_receiver_may_ask_for_a_pause(database: Arc<Database>) {
     let asks = |_: &_, before| match before {
         0 => Reaction::With(429, "Retry-After: 600".to_owned()),
         1 => Reaction::With(503, "Retry-After: 864000".to_owned()),
         2 => Reaction::With(500, "Retry-After: 3000".to_owned()),
+        3 => Reaction::With(
+            429,
+            format!("Retry-After: {}", httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(DATE))),
+        ),
         _ => Reaction::Status(200),
     };
     let receiver = Receiver::start(asks).await;
     let desk = Desk::new(&database).await;
     let delivering = desk.deliver_to(&[&receiver]);
     let batch = desk.ended(receiver.url(), 1).await;
-    for (tries, least, most) in [(1, 600, 600), (2, 3_600, 3_600), (3, 90, 150)] {
+    for (tries, least, most) in [(1, 600, 600), (2, 3_600, 3_600), (3, 90, 150), (4, 1_050, 1_110)] {
         let (due, _) = desk.failed(batch, tries).await;
         let waits = due.since(desk.bench.store.steady_now()).as_secs();
         assert!((least..=most).contains(&waits), "try {tries}: {waits} s");
@@ -357,21 +365,51 @@ async fn a_receiver_that_never_answers_is_given_up_in_time(database: Arc<Databas
     patient.stop().await;
 }
 
-async fn a_slow_receiver_holds_no_other_one(database: Arc<Database>) {
+async fn a_slow_receiver_holds_no_other_one_and_is_told_little_at_once(database: Arc<Database>) {
     let slow = Receiver::start(|_, _| Reaction::Silence).await;
     let quick = Receiver::start(|_, _| Reaction::Status(200)).await;
     let desk = Desk::new(&database).await;
-    let held = desk.ended(slow.url(), 1).await;
+    let mut held = Vec::new();
+    for _ in 0..2 * AT_ONE_HOST {
+        held.push(desk.ended(slow.url(), 1).await);
+    }
     let delivering =
         desk.deliver_within(10 * PATIENCE, &format!("{},{}", slow.address, quick.address), &Names::default());
-    slow.until(1).await;
+    slow.until(AT_ONE_HOST).await;
     let batch = desk.ended(quick.url(), 10).await;
     desk.until(batch, all(DeliveryState::Delivered)).await;
-    let row = &desk.log(held).await[0];
-    assert_eq!((row.state, row.attempts, row.due), (DeliveryState::Pending, 1, None), "it is being tried");
-    assert_eq!((slow.messages().len(), quick.messages().len()), (1, 11));
+    let mut tried = 0;
+    for batch in held {
+        let row = &desk.log(batch).await[0];
+        assert_eq!(row.state, DeliveryState::Pending);
+        assert_eq!(row.due.is_none(), row.attempts == 1, "it is being tried, or waits");
+        tried += row.attempts as usize;
+    }
+    assert_eq!((tried, slow.messages().len(), quick.messages().len()), (AT_ONE_HOST, AT_ONE_HOST, 11));
     delivering.draining.cancel();
     delivering.running.abort();
+}
+
+async fn what_is_old_is_no_longer_in_the_log(database: Arc<Database>) {
+    let receiver = Receiver::start(|_, _| Reaction::Status(200)).await;
+    let desk = Desk::new(&database).await;
+    let old = desk.ended(receiver.url(), 2).await;
+    let delivering = desk.deliver_to(&[&receiver]);
+    desk.until(old, all(DeliveryState::Delivered)).await;
+    delivering.stop().await;
+    desk.clock.advance(KEPT_FOR);
+    // What waits is told, however old it is.
+    let late = desk.ended(receiver.url(), 1).await;
+    let month = i64::try_from(KEPT_FOR.as_millis()).unwrap();
+    let age = format!("UPDATE deliveries SET created_at = created_at - {month} - 1 WHERE batch_id = '{late}'");
+    database.execute(&age).await;
+    assert_eq!(desk.log(old).await.len(), 3, "they are kept for so long");
+    desk.clock.advance(Duration::from_millis(1));
+    let delivering = desk.deliver_to(&[&receiver]);
+    desk.until(old, <[DeliveryRow]>::is_empty).await;
+    desk.until(late, all(DeliveryState::Delivered)).await;
+    delivering.stop().await;
+    assert_eq!((desk.log(late).await.len(), receiver.messages().len()), (2, 5));
 }
 
 async fn a_damaged_event_holds_no_later_one(database: Arc<Database>) {

@@ -1,0 +1,13 @@
+//! Any text as a key.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+#[expect(dead_code, reason = "each target has one of the checks")]
+#[path = "../checks.rs"]
+mod checks;
+
+fuzz_target!(|text: &str| {
+    checks::api_key(text);
+});

@@ -1,0 +1,13 @@
+//! Any bytes as the rows of a batch in CSV.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+#[expect(dead_code, reason = "each target has one of the checks")]
+#[path = "../checks.rs"]
+mod checks;
+
+fuzz_target!(|body: &[u8]| {
+    checks::rows_csv(body);
+});

@@ -127,6 +127,11 @@ pub trait AssetStore: Send + Sync + 'static {
     /// Where `object` is, for a person or another program: `gs://…` or `local:…`.
     fn uri(&self, object: &str) -> String;
 
+    /// The origin that links lead to, if it is not this service's own.
+    fn origin(&self) -> Option<&str> {
+        None
+    }
+
     /// Whether pictures could be stored now.
     ///
     /// # Errors

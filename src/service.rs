@@ -14,6 +14,7 @@ mod lines;
 pub mod links;
 pub mod memory;
 pub mod minute;
+pub mod models;
 pub mod notices;
 pub mod own_references;
 mod read;

@@ -182,6 +182,10 @@ impl AssetStore for GcsAssets {
         address::uri(&self.bucket, object)
     }
 
+    fn origin(&self) -> Option<&str> {
+        Some(self.endpoint())
+    }
+
     async fn check(&self) -> Result<(), AssetError> {
         let probe = self.gcs.data.read_object(&self.path, PROBE).with_retry_policy(NeverRetry);
         let answer =

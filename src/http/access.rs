@@ -39,8 +39,8 @@ pub enum Need {
 pub fn need(method: &Method, route: &str) -> Need {
     let reads = matches!(*method, Method::GET | Method::HEAD);
     match route {
-        "/health" | "/healthz" | "/ready" | "/readyz" | "/metrics-lite" | "/openapi.json" | "/docs"
-        | "/docs/{file}" | "/batch/images" | "/assets/{*path}" | "/assets/{path}" => Need::Nothing,
+        "/health" | "/healthz" | "/ready" | "/readyz" | "/metrics-lite" | "/openapi.json" | "/" | "/console/{file}"
+        | "/docs" | "/docs/{file}" | "/batch/images" | "/assets/{*path}" | "/assets/{path}" => Need::Nothing,
         "/session" => Need::OwnCheck,
         "/images/{batchId}/events" | "/progress/{batchId}" => Need::Follow,
         "/images/{batchId}/stream-token" => Need::Scope(Scope::Read),
@@ -51,6 +51,7 @@ pub fn need(method: &Method, route: &str) -> Need {
         | "/images/{batchId}/results"
         | "/images/{batchId}/webhooks"
         | "/budget"
+        | "/models"
             if reads =>
         {
             Need::Scope(Scope::Read)
@@ -68,6 +69,7 @@ pub fn need(method: &Method, route: &str) -> Need {
         | "/images/{batchId}/results"
         | "/images/{batchId}/webhooks"
         | "/budget"
+        | "/models"
         | "/references"
         | "/images/{batchId}/cancel"
         | "/images/{batchId}/retry" => Need::Anyone,

@@ -16,7 +16,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::PROBLEM_JSON;
-use super::{AppState, docs, images, pictures, progress, references, results, retry, session, status, webhooks};
+use super::{
+    AppState, console, docs, images, models, pictures, progress, references, results, retry, session, status, webhooks,
+};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -50,6 +52,7 @@ pub fn routes() -> (Router<AppState>, OpenApi) {
         .routes(routes!(webhooks::deliveries))
         .routes(routes!(references::upload))
         .routes(routes!(images::budget))
+        .routes(routes!(models::models))
         .routes(routes!(progress::events, progress::events_head))
         .routes(routes!(progress::progress, progress::progress_head))
         .routes(routes!(session::stream_token))
@@ -62,6 +65,8 @@ pub fn routes() -> (Router<AppState>, OpenApi) {
         .routes(routes!(status::readyz))
         .routes(routes!(status::ready))
         .routes(routes!(status::metrics_lite))
+        .routes(routes!(console::page))
+        .routes(routes!(console::part))
         .routes(routes!(docs::page))
         .routes(routes!(docs::part))
         .routes(routes!(openapi))
@@ -138,8 +143,10 @@ mod tests {
         insta::assert_json_snapshot!(described, @r#"
         [
           "delete /session",
+          "get /",
           "get /assets/{path}",
           "get /budget",
+          "get /console/{file}",
           "get /docs",
           "get /docs/{file}",
           "get /health",
@@ -152,6 +159,7 @@ mod tests {
           "get /images/{batchId}/results",
           "get /images/{batchId}/webhooks",
           "get /metrics-lite",
+          "get /models",
           "get /openapi.json",
           "get /progress/{batchId}",
           "get /ready",

@@ -122,6 +122,9 @@ mod tests {
             items: Some(vec![ItemView {
                 scene_id: "a".parse().unwrap(),
                 prompt: String::new(),
+                references: Vec::new(),
+                aspect_ratio: String::new(),
+                image_size: String::new(),
                 state: BatchState::Completed,
                 error: None,
                 images: vec![image],

@@ -7,11 +7,11 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::batches::{Batches, Page, PictureLink, ServiceError};
 use super::links::MINTED_AT_ONCE;
-use super::view::{BatchListView, BatchView, BudgetView, ImageView, ItemView, ScopeView, WebhookView};
+use super::view::{BatchListView, BatchView, BudgetView, ImageView, ItemView, ReferenceView, ScopeView, WebhookView};
 use crate::domain::access::{Caller, Scope};
 use crate::domain::ids::{BatchId, UserId};
 use crate::domain::money::{MicroUsd, MoneyError};
-use crate::domain::spec::{RunMode, SceneId};
+use crate::domain::spec::{Reference, RunMode, SceneId};
 use crate::domain::state::{BatchState, Counts};
 use crate::store::{BatchFilter, BatchRow, BudgetRow, EVERYONE, ImageRow, ItemRow, user_scope};
 
@@ -152,7 +152,17 @@ impl Batches {
         let images = row.images.into_iter().map(|image| self.image_view(batch, &row.scene_id, image));
         let images = try_join_all(images).await?;
         let error = images.iter().find_map(|image| image.error.clone());
-        Ok(ItemView { scene_id: row.scene_id, prompt: row.prompt, state: counts.state(), error, images })
+        let reference = |Reference { url, mode, .. }| ReferenceView { url, mode };
+        Ok(ItemView {
+            scene_id: row.scene_id,
+            prompt: row.prompt,
+            references: row.references.into_iter().map(reference).collect(),
+            aspect_ratio: row.aspect_ratio,
+            image_size: row.image_size,
+            state: counts.state(),
+            error,
+            images,
+        })
     }
 
     async fn image_view(&self, batch: BatchId, scene: &SceneId, row: ImageRow) -> Result<ImageView, ServiceError> {

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use crate::domain::ids::BatchId;
 use crate::domain::money::MicroUsd;
-use crate::domain::spec::{RunMode, SceneId};
+use crate::domain::spec::{ReferenceMode, RunMode, SceneId};
 use crate::domain::state::{BatchState, Billing, Counts, DeliveryState, ImageError, WebhookEvent};
 use crate::domain::time::{Day, Timestamp};
 use crate::domain::webhook::{Webhook, WebhookSecret};
@@ -139,12 +139,30 @@ pub struct ItemView {
     pub scene_id: SceneId,
     /// Its prompt.
     pub prompt: String,
+    /// What its pictures go by: its own references, then the batch's pack.
+    pub references: Vec<ReferenceView>,
+    /// Width to height.
+    #[schema(example = "1:1")]
+    pub aspect_ratio: String,
+    /// The size class.
+    #[schema(example = "1K")]
+    pub image_size: String,
     /// How far it has come.
     pub state: BatchState,
     /// The first error among its pictures.
     pub error: Option<ImageError>,
     /// Its pictures.
     pub images: Vec<ImageView>,
+}
+
+/// A picture to go by.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ReferenceView {
+    /// As it was submitted; a link of this service to it may have expired.
+    pub url: String,
+    /// `style_only` or `style_and_composition`.
+    #[schema(value_type = String, example = "style_only")]
+    pub mode: ReferenceMode,
 }
 
 /// One picture.

@@ -11,7 +11,7 @@ use super::{Store, StoreError};
 use crate::domain::ids::{BatchId, ImageKey, UserId};
 use crate::domain::money::MicroUsd;
 use crate::domain::picture::Picture;
-use crate::domain::spec::SceneId;
+use crate::domain::spec::{Reference, SceneId};
 use crate::domain::state::{BatchState, Billing, Counts, ImageError, ImageState};
 use crate::domain::time::Timestamp;
 use crate::domain::webhook::Webhook;
@@ -52,6 +52,12 @@ pub struct ItemRow {
     pub scene_id: SceneId,
     /// Its prompt.
     pub prompt: String,
+    /// What its pictures go by, the batch's pack included; none if that is damaged, which its pictures' errors say.
+    pub references: Vec<Reference>,
+    /// Width to height, as it was asked for.
+    pub aspect_ratio: String,
+    /// The size class, as it was asked for.
+    pub image_size: String,
     /// Its pictures, by variant.
     pub images: Vec<ImageRow>,
 }
@@ -232,7 +238,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<ItemRow>, StoreError> {
         let (first, last) = (i64::from(after) + 1, i64::from(after) + i64::from(limit));
-        let sql = "SELECT ordinal, scene_id, prompt FROM items
+        let sql = "SELECT ordinal, scene_id, prompt, refs, aspect_ratio, image_size FROM items
                    WHERE batch_id = $1 AND ordinal BETWEEN $2 AND $3 ORDER BY ordinal";
         let items = sqlx::query(sql)
             .bind(batch.to_string())
@@ -260,7 +266,15 @@ impl Store {
         let item = |row: &AnyRow| {
             let ordinal = row.count("ordinal")?;
             let images = by_item.remove(&ordinal).unwrap_or_default();
-            Ok(ItemRow { ordinal, scene_id: row.parsed("scene_id")?, prompt: row.text("prompt")?, images })
+            Ok(ItemRow {
+                ordinal,
+                scene_id: row.parsed("scene_id")?,
+                prompt: row.text("prompt")?,
+                references: row.json("refs").unwrap_or_default(),
+                aspect_ratio: row.text("aspect_ratio")?,
+                image_size: row.text("image_size")?,
+                images,
+            })
         };
         items.iter().map(item).collect()
     }

@@ -20,6 +20,7 @@ mod client_commands;
 mod clocks;
 mod cluster;
 mod commands;
+mod console;
 mod contract;
 mod damage;
 mod described;

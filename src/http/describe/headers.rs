@@ -14,7 +14,7 @@ const HEADERS: [(&str, &str); 15] = [
     ("Cache-Control", "How long the answer may be kept, and by whom"),
     ("Content-Disposition", "The name under which a browser saves it"),
     ("Content-Length", "The size in bytes"),
-    ("ETag", "Weak: the same while the batch is; for `If-None-Match`"),
+    ("ETag", "The same while what is answered is, weak for batches; for `If-None-Match`"),
     ("Idempotent-Replayed", "`true` if an earlier request with this key was the first; absent otherwise"),
     ("Location", "Where to go"),
     ("Preference-Applied", "`wait=N`, if the client preferred to wait"),
@@ -84,7 +84,7 @@ fn of(method: &Method, path: &str, status: &str) -> Vec<&'static str> {
             &["Idempotent-Replayed", "Location", "Preference-Applied"]
         }
         ("/references", "201") => &["Idempotent-Replayed"],
-        ("/images/{batchId}", "200" | "304") => &["ETag"],
+        ("/" | "/console/{file}" | "/images/{batchId}", "200" | "304") => &["ETag"],
         ("/assets/{path}", "200") => &["Content-Disposition", "Content-Length"],
         ("/images/{batchId}/results", "200") => &["Content-Disposition", "X-Accel-Buffering"],
         ("/session", "200" | "204") => &["Set-Cookie"],

@@ -252,11 +252,18 @@ async fn an_open_service(walk: &mut Walk) {
 }
 
 async fn about_the_service(walk: &mut Walk, service: &Service) {
-    for operation in ["health", "healthz", "ready", "readyz", "metrics-lite", "openapi.json", "docs", "budget"] {
+    for operation in
+        ["health", "healthz", "ready", "readyz", "metrics-lite", "openapi.json", "docs", "budget", "models", ""]
+    {
         walk.plainly(service, &format!("get /{operation}"), &[]).await.expect(200);
     }
     walk.ask("get /docs/{file}", get(service, "/docs/docs.js")).await.expect(200);
     walk.ask("get /docs/{file}", get(service, "/docs/docs.css")).await.expect(200);
+    for (operation, path) in [("get /", "/"), ("get /console/{file}", "/console/app.js")] {
+        let page = walk.ask(operation, get(service, path)).await.expect(200);
+        walk.ask(operation, get(service, path).header("if-none-match", page.header("etag"))).await.expect(304);
+    }
+    walk.ask("get /console/{file}", get(service, "/console/style.css")).await.expect(200);
     walk.plainly(service, "post /batch/images", &[]).await.expect(308);
     walk.ask("get /budget", service.client.put(format!("{}/budget", service.url))).await.expect(405);
     walk.plainly(service, "post /session", &[]).await.expect(200);

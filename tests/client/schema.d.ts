@@ -4,6 +4,23 @@
  */
 
 export interface paths {
+    "/": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The web console: batches in a browser, from pasted rows to downloaded pictures. */
+        get: operations["page"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/assets/{path}": {
         parameters: {
             query?: never;
@@ -47,6 +64,23 @@ export interface paths {
         };
         /** The day's money: of everyone, and the caller's own where users have limits. */
         get: operations["budget"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/console/{file}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** A part of the web console. */
+        get: operations["part"];
         put?: never;
         post?: never;
         delete?: never;
@@ -227,6 +261,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/images/{batchId}/results": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Gives the results of a whole batch as one file, one row a picture: a table, lines of JSON, or an archive of pictures. */
+        get: operations["results"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/images/{batchId}/retry": {
         parameters: {
             query?: never;
@@ -290,6 +341,23 @@ export interface paths {
         };
         /** What this process has counted since its start. */
         get: operations["metrics_lite"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/models": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists the models that may be called, with their shapes, sizes and prices, and the limits of a batch. */
+        get: operations["models"];
         put?: never;
         post?: never;
         delete?: never;
@@ -407,6 +475,11 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         /**
+         * Format: binary
+         * @description The bytes of an archive.
+         */
+        ArchiveBytes: string;
+        /**
          * @description A batch of pictures to make.
          * @example {
          *       "items": [
@@ -523,6 +596,11 @@ export interface components {
             resetsAt: string;
             user?: components["schemas"]["ScopeView"] | null;
         };
+        /** @description The models, and the limits of a batch. */
+        CatalogueView: components["schemas"]["ModelsView"] & {
+            /** @description What a batch may have. */
+            limits: components["schemas"]["LimitsView"];
+        };
         /**
          * @description The stable name of a kind of error.
          * @enum {string}
@@ -637,6 +715,11 @@ export interface components {
             detail: string;
             /** @description Which header. */
             header?: string | null;
+            /**
+             * Format: int32
+             * @description On which line of a CSV or JSONL body it starts, counting from 1.
+             */
+            line?: number | null;
             /** @description Which query parameter. */
             parameter?: string | null;
             /**
@@ -762,15 +845,49 @@ export interface components {
         };
         /** @description One row of a batch. */
         ItemView: {
+            /**
+             * @description Width to height.
+             * @example 1:1
+             */
+            aspectRatio: string;
             error?: components["schemas"]["ImageError"] | null;
+            /**
+             * @description The size class.
+             * @example 1K
+             */
+            imageSize: string;
             /** @description Its pictures. */
             images: components["schemas"]["ImageView"][];
             /** @description Its prompt. */
             prompt: string;
+            /** @description What its pictures go by: its own references, then the batch's pack. */
+            references: components["schemas"]["ReferenceView"][];
             /** @description Its name. */
             sceneId: string;
             /** @description How far it has come. */
             state: components["schemas"]["BatchState"];
+        };
+        /** @description The most that a batch may have. */
+        LimitsView: {
+            /** @description Most characters of a prompt. */
+            promptChars: number;
+            /**
+             * Format: int64
+             * @description Most bytes of an uploaded reference.
+             */
+            referenceBytes: number;
+            /** @description Most references of a row, those of the pack included. */
+            references: number;
+            /**
+             * Format: int32
+             * @description Most rows.
+             */
+            rows: number;
+            /**
+             * Format: int32
+             * @description Most pictures of a row.
+             */
+            variants: number;
         };
         /** @description What this process has counted since its start. */
         MetricsView: {
@@ -849,6 +966,33 @@ export interface components {
              * @description Links minted again because an earlier one was near its end.
              */
             urlRefreshes: number;
+        };
+        /** @description A model that may be called. */
+        ModelView: {
+            /** @description The shapes that it makes, width to height. */
+            aspectRatios: string[];
+            /** @description Whether a batch that names no model gets this one. */
+            default: boolean;
+            /** @description Why another one should be used; null while nothing speaks against it. */
+            deprecated?: string | null;
+            /** @description Its name, for the `model` of a batch. */
+            id: string;
+            /** @description Whose model it is. */
+            provider: string;
+            /** @description The sizes that it makes, smallest first. */
+            sizes: components["schemas"]["SizeView"][];
+        };
+        /** @description What can be made here. */
+        ModelsView: {
+            /** @description The models that may be called today. */
+            models: components["schemas"]["ModelView"][];
+            /** @description Whether the synthetic provider makes all pictures, so that nothing is paid. */
+            rehearsal: boolean;
+            /**
+             * @description `live`, or `dry_run` while live batches are refused.
+             * @example live
+             */
+            runMode: string;
         };
         /**
          * Format: binary
@@ -952,6 +1096,67 @@ export interface components {
              */
             url: string;
         };
+        /** @description A picture to go by. */
+        ReferenceView: {
+            /**
+             * @description `style_only` or `style_and_composition`.
+             * @example style_only
+             */
+            mode: string;
+            /** @description As it was submitted; a link of this service to it may have expired. */
+            url: string;
+        };
+        /** @description One picture of a batch, made or not. */
+        ResultRow: {
+            /**
+             * Format: int32
+             * @description Calls made for it.
+             */
+            attempts: number;
+            billing?: components["schemas"]["Billing"] | null;
+            /**
+             * Format: int64
+             * @description Its size in bytes.
+             */
+            bytes?: number | null;
+            /**
+             * Format: double
+             * @description What its calls cost so far; null before the first ended. US dollars.
+             */
+            cost?: number | null;
+            error?: components["schemas"]["ImageError"] | null;
+            /** @description The name under which it is saved, and is in the archive: `s-001_v1.png`. */
+            file?: string | null;
+            /**
+             * Format: int32
+             * @description Pixels down.
+             */
+            height?: number | null;
+            /** @description Its media type. */
+            mimeType?: string | null;
+            /** @description An address that lasts as long as the picture, and redirects to a fresh link. */
+            permalink: string;
+            /** @description Its row's prompt. */
+            prompt: string;
+            /** @description Its row's name. */
+            sceneId: string;
+            /** @description Lowercase hex. */
+            sha256?: string | null;
+            /** @description `queued`, `running`, `completed`, `failed` or `cancelled`. */
+            state: components["schemas"]["BatchState"];
+            /** @description Where it is stored: `gs://…` or `local:…`. */
+            uri?: string | null;
+            /**
+             * Format: int32
+             * @description Its number in the row, from 1.
+             */
+            variant: number;
+            /**
+             * Format: int32
+             * @description Pixels across.
+             */
+            width?: number | null;
+        };
         /**
          * @description Which failed pictures are tried again.
          * @example {
@@ -1009,6 +1214,17 @@ export interface components {
             scopes: string;
             /** @description The user. */
             user: string;
+        };
+        /** @description A size of pictures. */
+        SizeView: {
+            /**
+             * Format: double
+             * @description What the provider lists for one picture, without its prompt and references: a dry run has what is reserved.
+             *     US dollars.
+             */
+            price: number;
+            /** @description `512`, `1K`, `2K` or `4K`. */
+            size: string;
         };
         /** @description The right to follow one batch. */
         StreamTokenView: {
@@ -1142,11 +1358,11 @@ export interface components {
         Allow: string;
         /** @description How long the answer may be kept, and by whom */
         "Cache-Control": string;
-        /** @description The name under which a browser saves the picture */
+        /** @description The name under which a browser saves it */
         "Content-Disposition": string;
         /** @description The size in bytes */
         "Content-Length": string;
-        /** @description Weak: the same while the batch is; for `If-None-Match` */
+        /** @description The same while what is answered is, weak for batches; for `If-None-Match` */
         ETag: string;
         /** @description `true` if an earlier request with this key was the first; absent otherwise */
         "Idempotent-Replayed": string;
@@ -1173,6 +1389,46 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    page: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description The `ETag` that the client has
+                 * @example W/"5f2c9d0e8a7b4c1d6e3f2a1b0c9d8e7f-1795555800000"
+                 */
+                "If-None-Match"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page */
+            200: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    ETag: components["headers"]["ETag"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/html": string;
+                };
+            };
+            /** @description The client has it */
+            304: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    ETag: components["headers"]["ETag"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["OtherError"];
+        };
+    };
     asset: {
         parameters: {
             query: {
@@ -1292,6 +1548,64 @@ export interface operations {
                 headers: {
                     "Cache-Control": components["headers"]["Cache-Control"];
                     "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            default: components["responses"]["OtherError"];
+        };
+    };
+    part: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description The `ETag` that the client has
+                 * @example W/"5f2c9d0e8a7b4c1d6e3f2a1b0c9d8e7f-1795555800000"
+                 */
+                "If-None-Match"?: string;
+            };
+            path: {
+                /**
+                 * @description Such as `app.js` or `style.css`
+                 * @example app.js
+                 */
+                file: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The file */
+            200: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    ETag: components["headers"]["ETag"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/javascript": string;
+                    "text/css": string;
+                };
+            };
+            /** @description The client has it */
+            304: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    ETag: components["headers"]["ETag"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description `not_found` */
+            404: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
                     "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
@@ -1488,7 +1802,18 @@ export interface operations {
     };
     submit: {
         parameters: {
-            query?: never;
+            query?: {
+                /**
+                 * @description For CSV and JSONL: whether money may be spent; `dry_run` unless given. Also `run_mode`
+                 * @example live
+                 */
+                runMode?: components["schemas"]["RunModeBody"];
+                /**
+                 * @description For CSV and JSONL: the model; the service's default unless given
+                 * @example gemini-nano-banana-2.1
+                 */
+                model?: string;
+            };
             header?: {
                 /**
                  * @description 1-255 visible ASCII characters; the same key with the same body makes one batch. Remembered for 24 h
@@ -1504,9 +1829,19 @@ export interface operations {
             path?: never;
             cookie?: never;
         };
+        /** @description The batch as JSON, or its rows alone as CSV (a header row with the names of an item's members in either spelling; spaces between the addresses in `references`) or JSONL (an item a line) */
         requestBody: {
             content: {
                 "application/json": components["schemas"]["BatchBody"];
+                /** @example {"sceneId":"s-001","prompt":"product on clean background"} */
+                "application/jsonl": string;
+                /** @example {"sceneId":"s-001","prompt":"product on clean background"} */
+                "application/x-ndjson": string;
+                /**
+                 * @example scene_id,prompt,variants
+                 *     s-001,product on clean background,3
+                 */
+                "text/csv": string;
             };
         };
         responses: {
@@ -2149,6 +2484,97 @@ export interface operations {
             default: components["responses"]["OtherError"];
         };
     };
+    results: {
+        parameters: {
+            query: {
+                /**
+                 * @description `csv`: for a spreadsheet; texts that would be formulas begin with `'`. `jsonl`: for programs. `zip`: the pictures that are made, as `s-001_v1.png`, and `manifest.csv`
+                 * @example csv
+                 */
+                format: string;
+                /**
+                 * @description For CSV: begins with a byte order mark, by which Excel knows UTF-8
+                 * @example true
+                 */
+                bom?: boolean;
+            };
+            header?: never;
+            path: {
+                /**
+                 * @description `bat_` and a ULID
+                 * @example bat_01M86E11HKQZXP1XWZ7ZK3AB14
+                 */
+                batchId: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The file, streamed */
+            200: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "Content-Disposition": components["headers"]["Content-Disposition"];
+                    "X-Accel-Buffering": components["headers"]["X-Accel-Buffering"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /** @example sceneId,variant,state,prompt,file,permalink,uri,mimeType,width,height,bytes,sha256,cost,billing,attempts,errorCode,errorDetail */
+                    "text/csv": string;
+                    "application/jsonl": components["schemas"]["ResultRow"];
+                    "application/zip": components["schemas"]["ArchiveBytes"];
+                };
+            };
+            /** @description `invalid_request` */
+            400: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `forbidden`: the scope `read` is missing, or the request comes from where none is taken */
+            403: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `not_found`, also for another user's batch */
+            404: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `rate_limited`: too many refused keys; `Retry-After` says when to come back */
+            429: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            default: components["responses"]["OtherError"];
+        };
+    };
     retry: {
         parameters: {
             query?: never;
@@ -2484,6 +2910,53 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["MetricsView"];
+                };
+            };
+            default: components["responses"]["OtherError"];
+        };
+    };
+    models: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What can be made */
+            200: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CatalogueView"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `forbidden`: the scope `read` is missing, or the request comes from where none is taken */
+            403: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `rate_limited`: too many refused keys; `Retry-After` says when to come back */
+            429: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
             default: components["responses"]["OtherError"];

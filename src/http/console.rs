@@ -134,6 +134,9 @@ mod tests {
         there.insert("stream.js".to_owned());
         let listed: BTreeSet<String> = PARTS.iter().map(|file| file.name.to_owned()).collect();
         assert_eq!(listed, there);
+        for name in listed.iter().filter(|name| name.ends_with(".js")) {
+            assert!(PAGE[0].text.contains(&format!("\"/console/{name}\"")), "{name} is not asked for beforehand");
+        }
         for file in PARTS.iter() {
             for import in file.text.lines().filter_map(|line| line.split_once(" from \"")?.1.strip_suffix("\";")) {
                 let name = import.strip_prefix("./").unwrap_or_else(|| panic!("{} imports {import}", file.name));

@@ -4,6 +4,23 @@
  */
 
 export interface paths {
+    "/": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The web console: batches in a browser, from pasted rows to downloaded pictures. */
+        get: operations["page"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/assets/{path}": {
         parameters: {
             query?: never;
@@ -47,6 +64,23 @@ export interface paths {
         };
         /** The day's money: of everyone, and the caller's own where users have limits. */
         get: operations["budget"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/console/{file}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** A part of the web console. */
+        get: operations["part"];
         put?: never;
         post?: never;
         delete?: never;
@@ -315,6 +349,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/models": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists the models that may be called, with their shapes, sizes and prices, and the limits of a batch. */
+        get: operations["models"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/openapi.json": {
         parameters: {
             query?: never;
@@ -544,6 +595,11 @@ export interface components {
              */
             resetsAt: string;
             user?: components["schemas"]["ScopeView"] | null;
+        };
+        /** @description The models, and the limits of a batch. */
+        CatalogueView: components["schemas"]["ModelsView"] & {
+            /** @description What a batch may have. */
+            limits: components["schemas"]["LimitsView"];
         };
         /**
          * @description The stable name of a kind of error.
@@ -789,15 +845,49 @@ export interface components {
         };
         /** @description One row of a batch. */
         ItemView: {
+            /**
+             * @description Width to height.
+             * @example 1:1
+             */
+            aspectRatio: string;
             error?: components["schemas"]["ImageError"] | null;
+            /**
+             * @description The size class.
+             * @example 1K
+             */
+            imageSize: string;
             /** @description Its pictures. */
             images: components["schemas"]["ImageView"][];
             /** @description Its prompt. */
             prompt: string;
+            /** @description What its pictures go by: its own references, then the batch's pack. */
+            references: components["schemas"]["ReferenceView"][];
             /** @description Its name. */
             sceneId: string;
             /** @description How far it has come. */
             state: components["schemas"]["BatchState"];
+        };
+        /** @description The most that a batch may have. */
+        LimitsView: {
+            /** @description Most characters of a prompt. */
+            promptChars: number;
+            /**
+             * Format: int64
+             * @description Most bytes of an uploaded reference.
+             */
+            referenceBytes: number;
+            /** @description Most references of a row, those of the pack included. */
+            references: number;
+            /**
+             * Format: int32
+             * @description Most rows.
+             */
+            rows: number;
+            /**
+             * Format: int32
+             * @description Most pictures of a row.
+             */
+            variants: number;
         };
         /** @description What this process has counted since its start. */
         MetricsView: {
@@ -876,6 +966,33 @@ export interface components {
              * @description Links minted again because an earlier one was near its end.
              */
             urlRefreshes: number;
+        };
+        /** @description A model that may be called. */
+        ModelView: {
+            /** @description The shapes that it makes, width to height. */
+            aspectRatios: string[];
+            /** @description Whether a batch that names no model gets this one. */
+            default: boolean;
+            /** @description Why another one should be used; null while nothing speaks against it. */
+            deprecated?: string | null;
+            /** @description Its name, for the `model` of a batch. */
+            id: string;
+            /** @description Whose model it is. */
+            provider: string;
+            /** @description The sizes that it makes, smallest first. */
+            sizes: components["schemas"]["SizeView"][];
+        };
+        /** @description What can be made here. */
+        ModelsView: {
+            /** @description The models that may be called today. */
+            models: components["schemas"]["ModelView"][];
+            /** @description Whether the synthetic provider makes all pictures, so that nothing is paid. */
+            rehearsal: boolean;
+            /**
+             * @description `live`, or `dry_run` while live batches are refused.
+             * @example live
+             */
+            runMode: string;
         };
         /**
          * Format: binary
@@ -977,6 +1094,16 @@ export interface components {
              * @description An absolute `https://` (or `http://`) address without user info; or the `url` or `uri` of a picture of this
              *     service, uploaded or made, which is found without a network call, also when the link has expired.
              */
+            url: string;
+        };
+        /** @description A picture to go by. */
+        ReferenceView: {
+            /**
+             * @description `style_only` or `style_and_composition`.
+             * @example style_only
+             */
+            mode: string;
+            /** @description As it was submitted; a link of this service to it may have expired. */
             url: string;
         };
         /** @description One picture of a batch, made or not. */
@@ -1087,6 +1214,17 @@ export interface components {
             scopes: string;
             /** @description The user. */
             user: string;
+        };
+        /** @description A size of pictures. */
+        SizeView: {
+            /**
+             * Format: double
+             * @description What the provider lists for one picture, without its prompt and references: a dry run has what is reserved.
+             *     US dollars.
+             */
+            price: number;
+            /** @description `512`, `1K`, `2K` or `4K`. */
+            size: string;
         };
         /** @description The right to follow one batch. */
         StreamTokenView: {
@@ -1224,7 +1362,7 @@ export interface components {
         "Content-Disposition": string;
         /** @description The size in bytes */
         "Content-Length": string;
-        /** @description Weak: the same while the batch is; for `If-None-Match` */
+        /** @description The same while what is answered is, weak for batches; for `If-None-Match` */
         ETag: string;
         /** @description `true` if an earlier request with this key was the first; absent otherwise */
         "Idempotent-Replayed": string;
@@ -1251,6 +1389,46 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    page: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description The `ETag` that the client has
+                 * @example W/"5f2c9d0e8a7b4c1d6e3f2a1b0c9d8e7f-1795555800000"
+                 */
+                "If-None-Match"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page */
+            200: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    ETag: components["headers"]["ETag"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/html": string;
+                };
+            };
+            /** @description The client has it */
+            304: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    ETag: components["headers"]["ETag"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["OtherError"];
+        };
+    };
     asset: {
         parameters: {
             query: {
@@ -1370,6 +1548,64 @@ export interface operations {
                 headers: {
                     "Cache-Control": components["headers"]["Cache-Control"];
                     "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            default: components["responses"]["OtherError"];
+        };
+    };
+    part: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description The `ETag` that the client has
+                 * @example W/"5f2c9d0e8a7b4c1d6e3f2a1b0c9d8e7f-1795555800000"
+                 */
+                "If-None-Match"?: string;
+            };
+            path: {
+                /**
+                 * @description Such as `app.js` or `style.css`
+                 * @example app.js
+                 */
+                file: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The file */
+            200: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    ETag: components["headers"]["ETag"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/javascript": string;
+                    "text/css": string;
+                };
+            };
+            /** @description The client has it */
+            304: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    ETag: components["headers"]["ETag"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description `not_found` */
+            404: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
                     "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
@@ -2674,6 +2910,53 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["MetricsView"];
+                };
+            };
+            default: components["responses"]["OtherError"];
+        };
+    };
+    models: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What can be made */
+            200: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CatalogueView"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `forbidden`: the scope `read` is missing, or the request comes from where none is taken */
+            403: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `rate_limited`: too many refused keys; `Retry-After` says when to come back */
+            429: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
             default: components["responses"]["OtherError"];

@@ -76,7 +76,7 @@ class Run {
     this.filters = h("div", { class: "filters", role: "group", "aria-label": "Show" }, ...FILTERS.map(([name]) => h("button", { type: "button", "aria-pressed": String(name === "all"), "data-filter": name, onclick: () => this.#filter(name) })));
     this.exports = h("div", { class: "toolbar" },
       h("a", { class: "button", href: `/images/${this.#id}/results?format=zip`, download: "" }, icon("save"), h("span", {}, "ZIP")),
-      h("a", { class: "button", href: `/images/${this.#id}/results?format=csv`, download: "" }, icon("sheet"), h("span", {}, "CSV with links")));
+      h("a", { class: "button", href: `/images/${this.#id}/results?format=csv&bom=true`, download: "" }, icon("sheet"), h("span", {}, "CSV with links")));
     this.pickExport = button("Picked list", () => this.#exportPicks(), { icon: "pick", hidden: true });
     this.exports.append(this.pickExport);
     this.element = h("section", { class: "page run" },

@@ -37,7 +37,8 @@ pub(super) fn stream(
     // Written by whoever reads the stream, and so only for as long as somebody does.
     let writing = stream::once(Box::pin(async move {
         let mut archive = Archive::new(sender, first.created_at);
-        write(&mut archive, pages, first, assets.as_ref(), &site).await.inspect_err(|error| broken_off(error.as_ref()))
+        let written = Box::pin(write(&mut archive, pages, first, assets.as_ref(), &site)).await;
+        written.inspect_err(|error| broken_off(error.as_ref()))
     }));
     let failure = writing.filter_map(|written| future::ready(written.err().map(Err)));
     let pieces = stream::unfold(receiver, |mut receiver| async move { Some((Ok(receiver.recv().await?), receiver)) });

@@ -24,7 +24,7 @@ pub enum AssetError {
     /// The name holds other bytes already. Names are never reused, so this is a fault of ours.
     #[error("object {0} exists with other content")]
     Conflict(String),
-    /// What lies beside a picture cannot be read or is another's, and will be the next time.
+    /// What lies beside a picture cannot be read, or is another's. Trying again does not help.
     #[error("the receipt of {0} is missing, damaged or of other bytes")]
     Damaged(String),
     /// The store is away, full or read-only. Trying again may help.

@@ -108,12 +108,12 @@ pub async fn results(
     let site = site(&headers, state.behind_platform);
     let body = match format {
         Format::Csv => {
-            let head = stream::once(async move { Ok(Bytes::from(table::head(mark))) });
+            let head = stream::once(async move { Ok::<_, ServiceError>(Bytes::from(table::head(mark))) });
             let rows = pages.stream(first).map_ok(move |page| Bytes::from(table::rows(&page.rows, &site)));
-            Body::from_stream(head.chain(rows))
+            streamed(head.chain(rows))
         }
-        Format::Jsonl => Body::from_stream(pages.stream(first).map(|page| page.and_then(|page| lines(&page.rows)))),
-        Format::Zip => Body::from_stream(archive::stream(pages, first, Arc::clone(&state.assets), site)),
+        Format::Jsonl => streamed(pages.stream(first).map(|page| page.and_then(|page| lines(&page.rows)))),
+        Format::Zip => streamed(archive::stream(pages, first, Arc::clone(&state.assets), site)),
     };
     let file = format!("attachment; filename=\"{batch}.{}\"", format.ending());
     let content_type = HeaderValue::from_static(format.content_type());
@@ -145,7 +145,7 @@ impl Pages {
             async move {
                 let page = match (at_hand, loading) {
                     (Some(page), _) => page,
-                    (None, Some(loading)) => loading.await.inspect_err(|error| broken_off(error))?,
+                    (None, Some(loading)) => loading.await?,
                     (None, None) => return Ok(None),
                 };
                 let after = page.next;
@@ -155,9 +155,14 @@ impl Pages {
     }
 }
 
-/// Says why an answer that has begun does not come to its end; the client sees that alone.
-fn broken_off(error: &(dyn std::error::Error + 'static)) {
-    tracing::error!(error, "the results of a batch break off");
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// A body in pieces. Why it breaks off is for the log; a client sees that it does.
+fn streamed<E: Into<Failure>>(pieces: impl Stream<Item = Result<Bytes, E>> + Send + 'static) -> Body {
+    Body::from_stream(pieces.map_err(Into::into).inspect_err(|error: &Failure| {
+        let error: &(dyn std::error::Error + 'static) = error.as_ref();
+        tracing::error!(error, "the results of a batch break off");
+    }))
 }
 
 fn lines(rows: &[ResultRow]) -> Result<Bytes, ServiceError> {

@@ -225,8 +225,11 @@ impl Webhooks {
             looked.inherited = Some(Instant::now());
         }
         if looked.forgot.is_none_or(|last| last.elapsed() >= FORGET_EVERY) {
-            self.forget().await?;
             looked.forgot = Some(Instant::now());
+            // An old line of a log keeps no message waiting.
+            if let Err(error) = self.forget().await {
+                tracing::warn!(error = %describe(&error), "cannot remove what is old from the log of webhooks");
+            }
         }
         let full = self.busy.full();
         match self.store.next_delivery(self.me, now, &full).await? {

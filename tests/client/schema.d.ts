@@ -2486,12 +2486,12 @@ export interface operations {
     };
     results: {
         parameters: {
-            query: {
+            query?: {
                 /**
-                 * @description `csv`: for a spreadsheet; texts that would be formulas begin with `'`. `jsonl`: for programs. `zip`: the pictures that are made, as `s-001_v1.png`, and `manifest.csv`
+                 * @description `csv`, unless given: for a spreadsheet; texts that would be formulas begin with `'`. `jsonl`: for programs. `zip`: the pictures that are made, as `s-001_v1.png`, and `manifest.csv`
                  * @example csv
                  */
-                format: string;
+                format?: string;
                 /**
                  * @description For CSV: begins with a byte order mark, by which Excel knows UTF-8
                  * @example true

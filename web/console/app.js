@@ -87,7 +87,7 @@ function showLogin() {
         submit.disabled = true;
         try {
           const session = await logIn(field.value.trim());
-          localStorage.setItem(USER, session.expiresAt ? session.user : "");
+          remember(session.expiresAt ? session.user : "");
           dialog.close();
         } catch (error) {
           says.textContent = error.message;
@@ -109,11 +109,28 @@ function showLogin() {
   });
 }
 
+/** Who is logged in; nobody where the browser keeps nothing for pages. */
+function remembered() {
+  try {
+    return localStorage.getItem(USER);
+  } catch {
+    return null;
+  }
+}
+
+function remember(user) {
+  try {
+    localStorage.setItem(USER, user);
+  } catch {
+    // The session is the cookie's; only the name is not shown.
+  }
+}
+
 function showAccount() {
-  const user = localStorage.getItem(USER);
+  const user = remembered();
   const end = async () => {
     await logOut().catch(() => {});
-    localStorage.removeItem(USER);
+    remember("");
     location.reload();
   };
   document.getElementById("account").replaceChildren(...(user ? [h("span", { class: "user" }, user), button("Log out", end, { kind: "quiet" })] : []));

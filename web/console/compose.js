@@ -38,6 +38,8 @@ class Composer {
   #main;
   #priced;
   #busy = false;
+  /** Counts edits: a price is of the rows as they were when it was asked for. */
+  #revision = 0;
   #serverFaults = new Map();
   #checkAll = false;
   #checked = new Set(draft.rows.map((row) => row.id));
@@ -69,6 +71,8 @@ class Composer {
   }
 
   show() {
+    // A draft may be older than the list of models: what is shown is what is sent.
+    if (draft.model) draft.model = this.#model?.id;
     this.table = new RowTable({
       draft, catalogue: this.#catalogue, model: () => this.#model,
       edit: (row) => this.#edited(row),
@@ -174,6 +178,7 @@ class Composer {
   }
 
   #edited(row) {
+    this.#revision += 1;
     this.#priced = undefined;
     draft.key = undefined;
     if (row) this.#serverFaults.delete(row.id);
@@ -369,8 +374,9 @@ class Composer {
   }
 
   async #askPrice() {
-    const rows = [...draft.rows];
+    const [rows, revision] = [[...draft.rows], this.#revision];
     const [estimate] = await Promise.all([price(toBody(draft, "dry_run")), this.#shell.meter.refresh()]);
+    if (revision !== this.#revision) return;
     this.#priced = { total: estimate.estimatedCost, costs: new Map(rows.map((row, index) => [row.id, estimate.items[index].estimatedCost])) };
     draft.key ??= newKey();
     this.#keep();
@@ -379,7 +385,13 @@ class Composer {
 
   /** Sends the batch. A try whose answer was lost is sent again with its key, and makes no second batch. */
   async #send() {
-    const accepted = await submit(toBody(draft, "live"), draft.key);
+    // What is typed meanwhile would be in no batch.
+    const focused = document.activeElement;
+    this.#main.inert = true;
+    const accepted = await submit(toBody(draft, "live"), draft.key).finally(() => {
+      this.#main.inert = false;
+      focused?.focus();
+    });
     draft.rows.length = 0;
     draft.key = undefined;
     this.#keep();

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use zip::write::{SimpleFileOptions, StreamWriter};
 use zip::{CompressionMethod, ZipWriter};
 
-use super::{Pages, broken_off, table};
+use super::{Failure, Pages, table};
 use crate::assets::AssetStore;
 use crate::domain::time::Timestamp;
 use crate::service::results::ResultsPage;
@@ -23,8 +23,6 @@ use crate::service::results::ResultsPage;
 const MANIFEST: &str = "manifest.csv";
 /// Pieces that wait for the client.
 const PIECES: usize = 4;
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// The archive in pieces, of whose results the first page is at hand.
 pub(super) fn stream(
@@ -37,8 +35,7 @@ pub(super) fn stream(
     // Written by whoever reads the stream, and so only for as long as somebody does.
     let writing = stream::once(Box::pin(async move {
         let mut archive = Archive::new(sender, first.created_at);
-        let written = Box::pin(write(&mut archive, pages, first, assets.as_ref(), &site)).await;
-        written.inspect_err(|error| broken_off(error.as_ref()))
+        Box::pin(write(&mut archive, pages, first, assets.as_ref(), &site)).await
     }));
     let failure = writing.filter_map(|written| future::ready(written.err().map(Err)));
     let pieces = stream::unfold(receiver, |mut receiver| async move { Some((Ok(receiver.recv().await?), receiver)) });
@@ -62,9 +59,7 @@ async fn write(
             let Some(mut opened) = assets.open(&object).await? else { continue };
             archive.start(&file)?;
             while let Some(piece) = opened.body.try_next().await? {
-                if !archive.write(&piece).await? {
-                    return Ok(());
-                }
+                archive.write(&piece).await?;
             }
             included.insert(file);
         }
@@ -75,9 +70,7 @@ async fn write(
     while let Some(mut page) = rows.try_next().await? {
         // The batch may have gone on since its pictures were read.
         page.rows.iter_mut().for_each(|row| row.file = row.file.take().filter(|file| included.contains(file)));
-        if !archive.write(table::rows(&page.rows, site).as_bytes()).await? {
-            return Ok(());
-        }
+        archive.write(table::rows(&page.rows, site).as_bytes()).await?;
     }
     archive.finish().await
 }
@@ -104,27 +97,25 @@ impl Archive {
         Ok(self.open()?.start_file(name, options)?)
     }
 
-    /// Goes on with the file. `false` if the client is gone.
-    async fn write(&mut self, piece: &[u8]) -> Result<bool, Failure> {
+    /// Goes on with the file.
+    async fn write(&mut self, piece: &[u8]) -> Result<(), Failure> {
         self.open()?.write_all(piece)?;
-        Ok(self.send().await)
+        self.send().await
     }
 
     async fn finish(&mut self) -> Result<(), Failure> {
         if let Some(writer) = self.writer.take() {
             writer.finish()?;
         }
-        self.send().await;
-        Ok(())
+        self.send().await
     }
 
     fn open(&mut self) -> io::Result<&mut ZipWriter<StreamWriter<Written>>> {
         self.writer.as_mut().ok_or_else(|| io::Error::other("the archive is finished"))
     }
 
-    async fn send(&self) -> bool {
-        let piece = self.written.take();
-        self.sender.send(piece).await.is_ok()
+    async fn send(&self) -> Result<(), Failure> {
+        Ok(self.sender.send(self.written.take()).await?)
     }
 }
 

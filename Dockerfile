@@ -25,7 +25,7 @@ FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /src/target/release/orchestrator /usr/local/bin/orchestrator
 COPY --from=build --chown=65532:65532 /data /data
 
-# glibc keeps what threads free: with these two, memory stays below a half of what it is without (docs/ARCHITECTURE.md).
+# glibc keeps what threads free; with these two it gives most of it back (docs/ARCHITECTURE.md has what was measured).
 ENV MALLOC_ARENA_MAX=1 \
     MALLOC_MMAP_THRESHOLD_=131072 \
     HOST=0.0.0.0 \

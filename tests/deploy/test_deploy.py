@@ -66,7 +66,7 @@ class Lines(unittest.TestCase):
 
     def test_a_flag_that_there_is_not_is_found(self):
         self.assertIsNone(misuse("run deploy NAME --no-traffic --tag=x"))
-        self.assertIn("--no-trafic", misuse("run deploy NAME --no-trafic"))
+        self.assertIn("--no-trafick", misuse("run deploy NAME --no-trafick"))
         self.assertIn("--async", misuse("run deploy NAME --async=1"))
         self.assertIn("not recorded", misuse("run fly NAME"))
 
@@ -111,6 +111,8 @@ class Files(unittest.TestCase):
 class Stubbed(unittest.TestCase):
     """A project of Google Cloud in a folder."""
 
+    first = None
+
     def setUp(self):
         self.folder = pathlib.Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.folder)
@@ -140,10 +142,14 @@ class Stubbed(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
 
     def deployed(self, revisions=1):
-        """A service with revisions of which the first serves."""
-        self.secrets()
-        self.script("deploy-staging", "--image", IMAGE)
-        self.script("promote")
+        """A service with revisions of which the first serves. It is set up once, and copied after that."""
+        if Stubbed.first is None:
+            self.secrets()
+            self.script("deploy-staging", "--image", IMAGE)
+            self.script("promote")
+            Stubbed.first = {file.name: file.read_text() for file in self.folder.iterdir() if file.is_file()}
+        for name, text in Stubbed.first.items():
+            (self.folder / name).write_text(text)
         for number in range(2, revisions + 1):
             self.script("deploy-staging", "--no-setup", "--image", IMAGE.replace("a" * 64, str(number) * 64))
 
@@ -304,6 +310,13 @@ class Traffic(Stubbed):
         self.assertEqual(made["env"], first["env"] | {"THUMBNAILS_ENABLED": "false"})
         self.assertEqual(self.service()["traffic"], {made["name"]: 100})
 
+    def test_spending_is_stopped_and_goes_on(self):
+        self.deployed()
+        for mode in ("dry_run", "live"):
+            self.script("rollback", "--flag", f"RUN_MODE={mode}")
+            made = self.state()["revisions"][-1]
+            self.assertEqual((made["env"]["RUN_MODE"], self.service()["traffic"]), (mode, {made["name"]: 100}))
+
     def test_a_switch_is_not_turned_where_the_settings_of_another_revision_would_come_along(self):
         self.deployed(revisions=2)
         state = self.state()
@@ -314,7 +327,7 @@ class Traffic(Stubbed):
         self.assertEqual(len(self.state()["revisions"]), 2)
 
     def test_what_is_no_switch_is_refused(self):
-        for flag in ("RUN_MODE=dry_run", "NO_SUCH_ENABLED=false", "SSE_ENABLED=off", ""):
+        for flag in ("RUN_MODE=off", "DAILY_BUDGET_USD=1", "NO_SUCH_ENABLED=false", "SSE_ENABLED=off", ""):
             self.script("rollback", "--flag", flag, status=64)
 
     def test_dry_runs_change_nothing(self):

@@ -214,6 +214,12 @@ class Setup(Stubbed):
         self.assertEqual(self.service()["traffic"], {f"{SERVICE}-00001": 100})
         self.assertEqual(self.service()["tags"], {"candidate": f"{SERVICE}-00002"})
 
+    def test_a_second_revision_waits_for_traffic_before_anything_was_promoted(self):
+        self.secrets()
+        for _ in range(2):
+            self.script("deploy-staging", "--image", IMAGE)
+        self.assertEqual(self.service()["traffic"], {f"{SERVICE}-00001": 100})
+
     def test_stopped_anywhere_it_goes_on_when_it_is_done_again(self):
         self.secrets()
         for command in ("iam service-accounts create", "storage buckets create", "storage buckets update",

@@ -37,9 +37,9 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 pub struct CallerLimits {
     /// Changing requests of a user in a minute.
     pub changes_per_minute: NonZeroU32,
-    /// Open progress streams of a user.
+    /// Open streams of a user, of progress or of results.
     pub streams: u32,
-    /// Open progress streams of all callers together. Fewer than connections, so that they cannot use all of those up.
+    /// Open streams of all callers together. Fewer than connections, so that they cannot use all of those up.
     pub all_streams: u32,
 }
 
@@ -191,10 +191,10 @@ impl RequestLimits {
         let mine = streams.get(&caller.user).copied().unwrap_or_default();
         let refused = |detail: String| Err(Problem::new(Code::TooManyStreams, detail).retry_after(STREAM_RETRY));
         if !caller.is_local && mine >= self.max_streams {
-            return refused(format!("{mine} progress streams of this user are open (MAX_STREAMS_PER_USER)"));
+            return refused(format!("{mine} streams of this user are open (MAX_STREAMS_PER_USER)"));
         }
         if all >= self.max_all_streams {
-            return refused(format!("{all} progress streams are open, more than this instance serves"));
+            return refused(format!("{all} streams are open, more than this instance serves"));
         }
         streams.insert(caller.user.clone(), mine + 1);
         Ok(StreamSlot { user: caller.user.clone(), streams: self.streams.clone() })

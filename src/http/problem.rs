@@ -101,7 +101,7 @@ codes! {
     RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "The request did not arrive in time";
     /// The user changes things too often, or the address sent too many wrong keys.
     RateLimited = "rate_limited", TOO_MANY_REQUESTS, "Too many requests";
-    /// Too many progress streams are open.
+    /// Too many streams, of progress or of results, are open.
     TooManyStreams = "too_many_streams", TOO_MANY_REQUESTS, "Too many streams";
     /// The body is of a type that this route does not take.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "Unsupported media type";

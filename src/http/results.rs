@@ -1,7 +1,8 @@
 //! The results of a whole batch as a file: a table, lines of JSON, or an archive with every picture.
 //!
-//! Streamed page by page and piece by piece, so that a batch of any size takes the same memory. What goes wrong after
-//! the first page breaks the answer off, which a client can tell from its end.
+//! Streamed page by page and piece by piece, so that a batch of any size takes the same memory, and counted among the
+//! caller's streams, so that many clients that do not read cannot fill it. What goes wrong after the first page breaks the
+//! answer off, which a client can tell from its end.
 
 mod archive;
 mod table;
@@ -18,6 +19,7 @@ use futures_util::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use super::AppState;
 use super::extract::{Identity, Parameters, batch_id};
 use super::images::header;
+use super::limits::StreamSlot;
 use super::problem::Problem;
 use super::schema::ArchiveBytes;
 use crate::domain::ids::{BatchId, UserId};
@@ -102,6 +104,7 @@ pub async fn results(
         }
     };
     let (format, ()) = (format.unwrap_or(Format::Csv), parameters.finish()?);
+    let slot = state.callers.stream(&caller)?;
     let caller = state.batches.acting_for(caller, batch).await?;
     let pages = Pages { batches: Arc::clone(&state.batches), user: caller.user, batch };
     let first = pages.load(0).await?;
@@ -110,10 +113,10 @@ pub async fn results(
         Format::Csv => {
             let head = stream::once(async move { Ok::<_, ServiceError>(Bytes::from(table::head(mark))) });
             let rows = pages.stream(first).map_ok(move |page| Bytes::from(table::rows(&page.rows, &site)));
-            streamed(head.chain(rows))
+            streamed(head.chain(rows), slot)
         }
-        Format::Jsonl => streamed(pages.stream(first).map(|page| page.and_then(|page| lines(&page.rows)))),
-        Format::Zip => streamed(archive::stream(pages, first, Arc::clone(&state.assets), site)),
+        Format::Jsonl => streamed(pages.stream(first).map(|page| page.and_then(|page| lines(&page.rows))), slot),
+        Format::Zip => streamed(archive::stream(pages, first, Arc::clone(&state.assets), site), slot),
     };
     let file = format!("attachment; filename=\"{batch}.{}\"", format.ending());
     let content_type = HeaderValue::from_static(format.content_type());
@@ -157,9 +160,10 @@ impl Pages {
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// A body in pieces. Why it breaks off is for the log; a client sees that it does.
-fn streamed<E: Into<Failure>>(pieces: impl Stream<Item = Result<Bytes, E>> + Send + 'static) -> Body {
-    Body::from_stream(pieces.map_err(Into::into).inspect_err(|error: &Failure| {
+/// A body in pieces, counted until its end. Why it breaks off is for the log; a client sees that it does.
+fn streamed<E: Into<Failure>>(pieces: impl Stream<Item = Result<Bytes, E>> + Send + 'static, slot: StreamSlot) -> Body {
+    Body::from_stream(pieces.map_err(Into::into).inspect_err(move |error: &Failure| {
+        let _open = &slot;
         let error: &(dyn std::error::Error + 'static) = error.as_ref();
         tracing::error!(error, "the results of a batch break off");
     }))

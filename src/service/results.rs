@@ -13,8 +13,8 @@ use crate::domain::state::{BatchState, Billing, ImageError};
 use crate::domain::time::Timestamp;
 use crate::store::{ImageRow, ItemRow};
 
-/// Items in a page: what is in memory at once of a batch of any size.
-const PAGE: u32 = 100;
+/// Items in a page: what is in memory of a batch of any size. With the longest prompts they are half a megabyte.
+const PAGE: u32 = 10;
 
 /// One picture of a batch, made or not.
 #[derive(Debug, Clone, Serialize, ToSchema)]

@@ -43,10 +43,19 @@ function showPages(hash) {
   });
 }
 
+/** A part of an address; one that nobody wrote is taken as it is. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 async function route(event) {
   const hash = location.hash || "#/";
   if (hash === "#main") return main.focus();
-  const [, view, id, ...rest] = hash.split("/").map(decodeURIComponent);
+  const [, view, id, ...rest] = hash.split("/").map(decoded);
   // The viewer is a part of the batch's own page.
   if (shown?.id && shown.id === id) return shown.open?.(rest);
   showPages(hash);
@@ -126,11 +135,20 @@ function remember(user) {
   }
 }
 
+/** Nothing of one person's work stays for the next at this browser. */
+function forget() {
+  try {
+    Object.keys(localStorage).filter((key) => key.startsWith("orchestrator.")).forEach((key) => localStorage.removeItem(key));
+  } catch {
+    // Nothing was kept.
+  }
+}
+
 function showAccount() {
   const user = remembered();
   const end = async () => {
     await logOut().catch(() => {});
-    remember("");
+    forget();
     location.reload();
   };
   document.getElementById("account").replaceChildren(...(user ? [h("span", { class: "user" }, user), button("Log out", end, { kind: "quiet" })] : []));

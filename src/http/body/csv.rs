@@ -125,13 +125,16 @@ struct Records<'a> {
     left: &'a [u8],
     line: u32,
     after_return: bool,
+    /// Where a piece of a cell is written.
+    room: Box<[u8; 4096]>,
 }
 
 impl<'a> Records<'a> {
     fn of(text: &'a str) -> Self {
         let (delimiter, head) = delimiter(text);
         let reader = ReaderBuilder::new().delimiter(delimiter).build();
-        let mut records = Self { reader, left: text.as_bytes(), line: 1, after_return: false };
+        let mut records =
+            Self { reader, left: text.as_bytes(), line: 1, after_return: false, room: Box::new([0; 4096]) };
         records.advance(head);
         records
     }
@@ -153,15 +156,16 @@ impl<'a> Records<'a> {
     }
 
     fn cells(&mut self) -> Result<Vec<String>, String> {
-        let (mut cells, mut cell, mut room) = (Vec::new(), Vec::new(), [0; 4096]);
+        let (mut cells, mut cell) = (Vec::new(), Vec::new());
         loop {
             // The text may end without a line end; one that is put in ends the row, unless a quote is open.
             let ended = self.left.is_empty();
-            let (result, read, wrote) = self.reader.read_field(if ended { b"\n" } else { self.left }, &mut room);
+            let (result, read, wrote) =
+                self.reader.read_field(if ended { b"\n" } else { self.left }, &mut self.room[..]);
             if !ended {
                 self.advance(read);
             }
-            cell.extend_from_slice(&room[..wrote]);
+            cell.extend_from_slice(&self.room[..wrote]);
             match result {
                 ReadFieldResult::InputEmpty if ended => {
                     return Err("a quote is opened in the row that starts here and never closed".to_owned());

@@ -49,7 +49,6 @@ async fn write(
     assets: &dyn AssetStore,
     site: &str,
 ) -> Result<(), Failure> {
-    let again = first.clone();
     let mut included = HashSet::new();
     let mut pictures = std::pin::pin!(pages.clone().stream(first));
     while let Some(page) = pictures.try_next().await? {
@@ -66,11 +65,14 @@ async fn write(
     }
     archive.start(MANIFEST)?;
     archive.write(table::head(false).as_bytes()).await?;
+    let again = pages.load(0).await?;
     let mut rows = std::pin::pin!(pages.stream(again));
     while let Some(mut page) = rows.try_next().await? {
         // The batch may have gone on since its pictures were read.
         page.rows.iter_mut().for_each(|row| row.file = row.file.take().filter(|file| included.contains(file)));
-        archive.write(table::rows(&page.rows, site).as_bytes()).await?;
+        for row in &page.rows {
+            archive.write(table::rows(std::slice::from_ref(row), site).as_bytes()).await?;
+        }
     }
     archive.finish().await
 }

@@ -13,6 +13,24 @@ const COLUMNS: &str = "sceneId,variant,state,prompt,file,permalink,uri,mimeType,
 /// <https://owasp.org/www-community/attacks/CSV_Injection>.
 const FORMULA: &[char] = &['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠'];
 
+/// What parts cells and lines, here or for a spreadsheet whose list separator is another; and the quote.
+const PARTING: [char; 6] = [',', ';', '\t', '\r', '\n', '"'];
+
+/// The text with `'` before whatever a spreadsheet would take for the start of a formula: at its start, and behind what
+/// may part a cell in two where the list separator is not a comma.
+fn harmless(text: &str) -> String {
+    let mut harmless = String::with_capacity(text.len() + 1);
+    let mut starts = true;
+    for c in text.chars() {
+        if starts && FORMULA.contains(&c) {
+            harmless.push('\'');
+        }
+        harmless.push(c);
+        starts = PARTING.contains(&c) && c != ',';
+    }
+    harmless
+}
+
 /// What comes before the rows; with a byte order mark if one is asked for.
 pub(super) fn head(mark: bool) -> String {
     format!("{}{COLUMNS}\r\n", if mark { "\u{feff}" } else { "" })
@@ -70,11 +88,11 @@ impl Line<'_> {
 
     fn text(&mut self, text: &str) {
         let cell = self.next();
-        let harmless = if text.starts_with(FORMULA) { "'" } else { "" };
-        if text.contains([',', '"', '\r', '\n']) {
-            let _ = write!(cell, "\"{harmless}{}\"", text.replace('"', "\"\""));
+        let text = harmless(text);
+        if text.contains(PARTING) {
+            let _ = write!(cell, "\"{}\"", text.replace('"', "\"\""));
         } else {
-            let _ = write!(cell, "{harmless}{text}");
+            cell.push_str(&text);
         }
     }
 }
@@ -95,6 +113,7 @@ mod tests {
             ("a cup", "a cup"),
             ("", ""),
             ("a, b", "\"a, b\""),
+            ("a; b", "\"a; b\""),
             ("a \"red\" cup", "\"a \"\"red\"\" cup\""),
             ("two\nlines", "\"two\nlines\""),
             ("茶碗 🍵", "茶碗 🍵"),
@@ -113,5 +132,9 @@ mod tests {
         }
         assert_eq!(cell("=cmd|' /C calc'!A0"), "'=cmd|' /C calc'!A0");
         assert_eq!(cell("a=b"), "a=b");
+        // Where the list separator is a semicolon, the quote that is not at a cell's start keeps nothing together.
+        assert_eq!(cell("a;=1+1;b"), "\"a;'=1+1;b\"");
+        assert_eq!(cell("a\n=1+1"), "\"a\n'=1+1\"");
+        assert_eq!(cell("a\"=1+1"), "\"a\"\"'=1+1\"");
     }
 }

@@ -45,6 +45,6 @@ export function bytes(size) {
 /** The texts as a record of a CSV file. What a spreadsheet would run as a formula is made harmless. */
 export function csvRecord(cells) {
   // Also behind what may part a cell in two where the list separator is not a comma.
-  const safe = (cell) => cell.replace(/(^|[;\t\r\n"])([=+\-@\t\r\n＝＋－＠])/g, "$1'$2");
+  const safe = (cell) => cell.replace(/(?<=^|[;\t\r\n"])(?=[=+\-@\t\r\n＝＋－＠])/g, "'");
   return `${cells.map((cell) => `"${safe(String(cell)).replaceAll('"', '""')}"`).join(",")}\r\n`;
 }

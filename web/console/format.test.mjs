@@ -16,6 +16,7 @@ test("numbers are read as people say them", () => {
 
 test("a record for a spreadsheet holds no formula", () => {
   assert.equal(csvRecord(["=1+1", "+x", "-x", "@x", 'a "b", c', "\tx", 7]), '"\'=1+1","\'+x","\'-x","\'@x","a ""b"", c","\'\tx","7"\r\n');
+  assert.equal(csvRecord(["a;=1+1", "b\n＝1", "c, =1", ";\n="]), `"a;'=1+1","b\n'＝1","c, =1",";'\n'="\r\n`);
 });
 
 test("problems and failures are told in words, unknown ones by what the service says", () => {

@@ -69,7 +69,7 @@ static PAGE: LazyLock<Vec<File>> = files! {
 
 /// The web console: batches in a browser, from pasted rows to downloaded pictures.
 #[utoipa::path(
-    get, path = "/", tag = "service",
+    get, path = "/", operation_id = "console", tag = "service",
     params(("If-None-Match" = Option<String>, Header, description = "The `ETag` that the client has")),
     responses(
         (status = 200, description = "A page", body = String, content_type = "text/html"),
@@ -85,7 +85,7 @@ pub async fn page(State(assets): State<Arc<dyn AssetStore>>, headers: HeaderMap)
 
 /// A part of the web console.
 #[utoipa::path(
-    get, path = "/console/{file}", tag = "service",
+    get, path = "/console/{file}", operation_id = "console_part", tag = "service",
     params(
         ("file" = String, Path, description = "Such as `app.js` or `style.css`"),
         ("If-None-Match" = Option<String>, Header, description = "The `ETag` that the client has"),

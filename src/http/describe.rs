@@ -131,6 +131,18 @@ mod tests {
     }
 
     #[test]
+    fn no_two_operations_have_one_name() {
+        let description = description();
+        let items = description["paths"].as_object().unwrap().values();
+        let operations = items.flat_map(|item| item.as_object().unwrap().values());
+        let mut names: Vec<String> = operations.map(|operation| operation["operationId"].to_string()).collect();
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all, "{names:?}");
+    }
+
+    #[test]
     fn every_route_is_described() {
         let description = description();
         let mut described = Vec::new();

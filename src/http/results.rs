@@ -161,7 +161,10 @@ impl Pages {
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// A body in pieces, counted until its end. Why it breaks off is for the log; a client sees that it does.
-fn streamed<E: Into<Failure>>(pieces: impl Stream<Item = Result<Bytes, E>> + Send + 'static, slot: StreamSlot) -> Body {
+fn streamed<E: Into<Failure> + 'static>(
+    pieces: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
+    slot: StreamSlot,
+) -> Body {
     Body::from_stream(pieces.map_err(Into::into).inspect_err(move |error: &Failure| {
         let _open = &slot;
         let error: &(dyn std::error::Error + 'static) = error.as_ref();

@@ -12,7 +12,7 @@ export interface paths {
             cookie?: never;
         };
         /** The web console: batches in a browser, from pasted rows to downloaded pictures. */
-        get: operations["page"];
+        get: operations["console"];
         put?: never;
         post?: never;
         delete?: never;
@@ -80,7 +80,7 @@ export interface paths {
             cookie?: never;
         };
         /** A part of the web console. */
-        get: operations["part"];
+        get: operations["console_part"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1389,7 +1389,7 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
-    page: {
+    console: {
         parameters: {
             query?: never;
             header?: {
@@ -1558,7 +1558,7 @@ export interface operations {
             default: components["responses"]["OtherError"];
         };
     };
-    part: {
+    console_part: {
         parameters: {
             query?: never;
             header?: {

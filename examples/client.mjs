@@ -7,14 +7,17 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 
 const { ORCHESTRATOR_URL: base = 'http://127.0.0.1:9090', ORCHESTRATOR_KEY: key } = process.env;
 
-async function ask(path, options = {}) {
-  const headers = { ...(key && { Authorization: `Bearer ${key}` }), ...options.headers };
-  const answer = await fetch(base + path, { ...options, headers });
+async function good(answer) {
   if (!answer.ok) {
     console.error(await answer.text()); // says what is wrong, each fault with its line
     process.exit(1);
   }
   return answer;
+}
+
+async function ask(path, options = {}) {
+  const headers = { ...(key && { Authorization: `Bearer ${key}` }), ...options.headers };
+  return good(await fetch(base + path, { ...options, headers }));
 }
 
 // Every event once, in order; opened again where the connection breaks, from the last event that was seen.
@@ -33,8 +36,8 @@ async function* events(batch, last = 0) {
           if (event.type === 'done') return;
         }
       }
-    } catch {
-      // The connection broke, or nobody is there: try again.
+    } catch (error) {
+      if (!error.cause) throw error; // no matter of the network, whose errors have a cause
     }
     await new Promise((wake) => setTimeout(wake, 1000));
   }
@@ -49,7 +52,7 @@ for await (const event of events(batchId)) {
   if (event.type === 'image_complete') {
     const name = `${event.sceneId}_v${event.variant}.${event.mimeType.split('/')[1].replace('jpeg', 'jpg')}`;
     // The link carries its own right; the key goes to the service alone.
-    const picture = await fetch(new URL(event.url, base));
+    const picture = await good(await fetch(new URL(event.url, base)));
     writeFileSync(`${folder}/${name}`, Buffer.from(await picture.arrayBuffer()));
     console.log(name);
   } else if (event.type === 'image_failed') {

@@ -25,7 +25,8 @@ def events(batch, last=0):
         except urllib.error.HTTPError:
             raise  # the service says why
         except (OSError, http.client.HTTPException):
-            time.sleep(1)
+            pass
+        time.sleep(1)
 
 try:
     rows, folder = pathlib.Path(sys.argv[1]).read_bytes(), pathlib.Path(sys.argv[2])

@@ -15,8 +15,9 @@ lamp,A paper lantern lamp at dusk,1'
 echo "# What it would cost; nothing is written or spent."
 echo "$rows" | ask "$url/images" -H 'Content-Type: text/csv' --data-binary @-
 
-echo; echo "# Make it. The same Idempotency-Key sent twice makes one batch, so this is safe to repeat."
-answer=$(echo "$rows" | ask "$url/images?runMode=live" -H 'Content-Type: text/csv' -H "Idempotency-Key: curl-$$" --data-binary @-)
+echo; echo "# Make it. The same rows have the same Idempotency-Key, so this pays once however often it is run (in 24 hours)."
+name=curl-$(echo "$rows" | cksum | tr -d ' ')
+answer=$(echo "$rows" | ask "$url/images?runMode=live" -H 'Content-Type: text/csv' -H "Idempotency-Key: $name" --data-binary @-)
 batch=$(echo "$answer" | sed 's/.*"batchId":"\([^"]*\)".*/\1/')
 echo "$batch"
 

@@ -79,22 +79,25 @@ pub(super) async fn watch(wanted: &WatchArguments, remote: &Remote) -> Result<()
 }
 
 async fn finish(batch: BatchId, out: Option<&PathBuf>, remote: &Remote) -> Result<(), Failure> {
-    let folder = out.map(|out| Remote::folder_for(out, batch)).transpose()?;
+    let folder = match out {
+        Some(out) => Some(remote.folder_for(out, batch).await?),
+        None => None,
+    };
     let watch = remote.watch(batch, folder.as_ref());
     let found = watch.to_the_end("").await?;
-    watch.report(&found, None, remote.json)
+    watch.report(&found, None, remote)
 }
 
 /// Saves the pictures that there are by now.
 pub(super) async fn download(wanted: &DownloadArguments, remote: &Remote) -> Result<(), Failure> {
     let batch = remote.find(wanted.which).await?;
     let out = wanted.out.clone().unwrap_or_else(|| PathBuf::from(batch.to_string()));
-    let folder = Remote::folder_for(&out, batch)?;
+    let folder = remote.folder_for(&out, batch).await?;
     let watch = remote.watch(batch, Some(&folder));
     let found =
         watch.sweep(|_| remote.screen.wait(&format!("saving the pictures of {batch} in {}", out.display()))).await?;
     remote.screen.end();
-    watch.report(&found, None, remote.json)
+    watch.report(&found, None, remote)
 }
 
 /// Stops what has not started.
@@ -102,12 +105,12 @@ pub(super) async fn cancel(wanted: &CancelArguments, remote: &Remote) -> Result<
     let batch = wanted.batch;
     let path = format!("/images/{batch}/cancel");
     // A cancelled batch stays as it is: there is no harm in sending it twice.
-    let answer: Value = remote.client.post_again(&path).await?;
+    let answer: Value = remote.client.post_again(&path, None).await?;
     if wanted.watching.is_on() {
         let ended = finish(batch, wanted.watching.out.as_ref(), remote).await;
-        // Pictures that were not made are what was asked for.
+        // Pictures that were not made are what was asked for; those that were made are to be saved.
         return match ended {
-            Err(Failure::Incomplete(_)) => Ok(()),
+            Err(Failure::Incomplete { unsaved: 0, .. }) => Ok(()),
             other => other,
         };
     }

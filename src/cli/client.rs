@@ -83,7 +83,7 @@ impl Client {
 
     /// Gets JSON.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        read(self.insist(&self.request(Method::GET, path)?).await?).await
+        self.insist(&self.request(Method::GET, path)?).await
     }
 
     /// Posts JSON and gets JSON.
@@ -91,9 +91,9 @@ impl Client {
         self.post_once(path, Some(Body::json(body)), None).await
     }
 
-    /// Posts nothing, to where it does no harm to arrive twice, and gets JSON.
-    pub(super) async fn post_again<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        read(self.insist(&self.request(Method::POST, path)?).await?).await
+    /// Posts `body` to where it does no harm to arrive twice, and gets JSON.
+    pub(super) async fn post_again<T: DeserializeOwned>(&self, path: &str, body: Option<Body>) -> Result<T, Failure> {
+        self.insist(&self.posting(path, body)?).await
     }
 
     /// Posts `body`. With an idempotency key a lost answer is asked for again, which happens once all the same.
@@ -103,16 +103,12 @@ impl Client {
         body: Option<Body>,
         idempotency_key: Option<&str>,
     ) -> Result<T, Failure> {
-        let mut request = self.request(Method::POST, path)?;
-        if let Some(body) = body {
-            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(body.content_type));
-            *request.body_mut() = Some(body.bytes.into());
-        }
+        let mut request = self.posting(path, body)?;
         let Some(key) = idempotency_key else {
-            return read(self.send(&request).await?).await;
+            return self.ask(&request).await;
         };
         request.headers_mut().insert(IDEMPOTENCY_KEY, header(key)?);
-        read(self.insist(&request).await?).await
+        self.insist(&request).await
     }
 
     /// Opens a picture: goes from its lasting address to where its bytes are.
@@ -131,7 +127,7 @@ impl Client {
                 return Err(Failure::Unexpected(format!("{} does not accept the link", at.authority())));
             }
             if !response.status().is_redirection() {
-                return accept(response).await;
+                return self.accept(response).await;
             }
             let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
             let next = location.and_then(|location| at.join(location).ok());
@@ -152,15 +148,37 @@ impl Client {
         Ok(request)
     }
 
-    /// Sends a request that may be sent twice, until it is answered with something that will not pass.
-    async fn insist(&self, request: &Request) -> Result<Response, Failure> {
-        let mut backoff = Backoff::default();
-        loop {
-            match self.send(request).await {
-                Ok(response) => return Ok(response),
-                Err(failure) => self.wait_out(failure, &mut backoff).await?,
-            }
+    fn posting(&self, path: &str, body: Option<Body>) -> Result<Request, Failure> {
+        let mut request = self.request(Method::POST, path)?;
+        if let Some(body) = body {
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(body.content_type));
+            *request.body_mut() = Some(body.bytes.into());
         }
+        Ok(request)
+    }
+
+    /// Sends a request that may be sent twice, until it is answered in whole with something that will not pass.
+    async fn insist<T: DeserializeOwned>(&self, request: &Request) -> Result<T, Failure> {
+        let mut backoff = Backoff::default();
+        let mut is_repeated = false;
+        loop {
+            let mut failure = match self.ask(request).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            if let Failure::Refused(refusal) = &mut failure {
+                refusal.is_repeated = is_repeated;
+            }
+            self.wait_out(failure, &mut backoff).await?;
+            is_repeated = true;
+        }
+    }
+
+    /// Sends a request once, and reads the JSON that answers it.
+    async fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<T, Failure> {
+        let body = self.read(self.send(request).await?).await?;
+        serde_json::from_slice(&body)
+            .map_err(|error| Failure::Unexpected(format!("{} answered something unexpected: {error}", request.url())))
     }
 
     /// Waits before another try after `failure`.
@@ -179,7 +197,7 @@ impl Client {
 
     /// Sends a request once; an answer that is an error becomes one.
     async fn send(&self, request: &Request) -> Result<Response, Failure> {
-        accept(self.exchange(request).await?).await
+        self.accept(self.exchange(request).await?).await
     }
 
     async fn exchange(&self, request: &Request) -> Result<Response, Failure> {
@@ -192,9 +210,38 @@ impl Client {
             Err(error) => {
                 // A request that was sent and not answered was heard by somebody.
                 self.was_heard.fetch_or(!error.is_connect(), Ordering::Relaxed);
-                Err(Failure::Unreachable { base: self.base.clone(), reason: innermost(&error) })
+                Err(self.lost(&innermost(&error)))
             }
         }
+    }
+
+    /// The answer, or the error that it is.
+    async fn accept(&self, response: Response) -> Result<Response, Failure> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let body = self.read(response).await.unwrap_or_default();
+        Err(Failure::Refused(Box::new(Refusal::new(status, retry_after.map(Duration::from_secs), &body))))
+    }
+
+    /// The body of an answer.
+    async fn read(&self, mut response: Response) -> Result<Vec<u8>, Failure> {
+        let mut body = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(|error| self.lost(&innermost(&error)))? {
+            if body.len() + piece.len() > MAX_ANSWER_BYTES {
+                let url = response.url();
+                return Err(Failure::Unexpected(format!("{url} answered more than {MAX_ANSWER_BYTES} bytes")));
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body)
+    }
+
+    /// The service does not answer, or not in whole.
+    fn lost(&self, reason: &str) -> Failure {
+        Failure::Unreachable { base: self.base.clone(), reason: reason.to_owned() }
     }
 }
 
@@ -220,35 +267,6 @@ fn bearer(key: &Secret) -> Result<HeaderValue, Failure> {
 
 fn header(text: &str) -> Result<HeaderValue, Failure> {
     HeaderValue::from_str(text).map_err(|error| Failure::Unexpected(error.to_string()))
-}
-
-/// The answer, or the error that it is.
-async fn accept(response: Response) -> Result<Response, Failure> {
-    let status = response.status();
-    if status.is_success() {
-        return Ok(response);
-    }
-    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    let body = bytes(response).await.unwrap_or_default();
-    Err(Failure::Refused(Box::new(Refusal::new(status, retry_after.map(Duration::from_secs), &body))))
-}
-
-async fn read<T: DeserializeOwned>(response: Response) -> Result<T, Failure> {
-    let url = response.url().clone();
-    let unexpected = |error: String| Failure::Unexpected(format!("{url} answered something unexpected: {error}"));
-    let body = bytes(response).await.map_err(&unexpected)?;
-    serde_json::from_slice(&body).map_err(|error| unexpected(error.to_string()))
-}
-
-async fn bytes(mut response: Response) -> Result<Vec<u8>, String> {
-    let mut body = Vec::new();
-    while let Some(piece) = response.chunk().await.map_err(|error| innermost(&error))? {
-        if body.len() + piece.len() > MAX_ANSWER_BYTES {
-            return Err(format!("more than {MAX_ANSWER_BYTES} bytes"));
-        }
-        body.extend_from_slice(&piece);
-    }
-    Ok(body)
 }
 
 /// What an error comes down to: reqwest's own words repeat the address and say nothing of the reason.

@@ -8,6 +8,8 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::domain::ids::BatchId;
+
 /// Some pictures were not made or not saved, or something else failed.
 const EXIT_FAILED: u8 = 1;
 /// What was given cannot be used (`EX_USAGE` of sysexits.h).
@@ -34,8 +36,8 @@ pub(super) enum Failure {
     #[error("{0}")]
     Refused(Box<Refusal>),
     /// Not every picture was made and saved; what came of them was said already.
-    #[error("{0}")]
-    Incomplete(String),
+    #[error("{batch} is not complete: {missing} not made, {unsaved} made and not saved")]
+    Incomplete { batch: BatchId, missing: u32, unsaved: usize },
     /// A file or a folder cannot be read or written.
     #[error("{0}")]
     File(String),
@@ -54,7 +56,7 @@ impl Failure {
             Self::Usage(_) => EXIT_USAGE,
             Self::Unreachable { .. } => EXIT_UNAVAILABLE,
             Self::Refused(refusal) => refusal.exit_code(),
-            Self::Incomplete(_) | Self::File(_) | Self::Unexpected(_) => EXIT_FAILED,
+            Self::Incomplete { .. } | Self::File(_) | Self::Unexpected(_) => EXIT_FAILED,
             Self::Interrupted(_) => EXIT_INTERRUPTED,
         }
     }
@@ -69,17 +71,22 @@ impl Failure {
     }
 
     /// Whether a submission was not accepted for certain, neither now nor by an earlier try whose answer was lost: what
-    /// is refused for itself was refused before, and whoever is told of the budget has no batch of that name.
+    /// was sent once and refused for itself. A key that is in use proves the contrary: a batch has that name.
     pub(super) fn is_for_certain(&self) -> bool {
-        let statuses = [400, 402, 413, 415, 422];
-        let of_itself = |refusal: &Refusal| statuses.contains(&refusal.status.as_u16());
-        matches!(self, Self::Refused(refusal) if of_itself(refusal) || refusal.problem.code == "live_disabled")
+        let Self::Refused(refusal) = self else { return false };
+        let is_of_itself = [400, 402, 413, 415, 422].contains(&refusal.status.as_u16())
+            && refusal.problem.code != "idempotency_key_reused";
+        !refusal.is_repeated && (is_of_itself || refusal.problem.code == "live_disabled")
     }
 
-    /// Whether it is about the one thing that was asked for, and says nothing of others.
+    /// Whether it is about the one picture that was asked for, and says nothing of others.
     pub(super) fn is_for_this_alone(&self) -> bool {
         let gone = [StatusCode::NOT_FOUND, StatusCode::GONE];
-        matches!(self, Self::Refused(refusal) if gone.contains(&refusal.status))
+        match self {
+            Self::Refused(refusal) => gone.contains(&refusal.status),
+            Self::Unexpected(_) => true,
+            _ => false,
+        }
     }
 
     /// How long the service asks to wait, if it does.
@@ -107,6 +114,8 @@ pub(super) struct Refusal {
     pub(super) status: StatusCode,
     pub(super) problem: Problem,
     pub(super) retry_after: Option<Duration>,
+    /// The request was sent before this answer came, and whether it did something then is not known.
+    pub(super) is_repeated: bool,
     /// The body as it came.
     pub(super) body: Value,
     /// The faults with their places in the file that was sent, where it was one.
@@ -140,7 +149,7 @@ impl Refusal {
     pub(super) fn new(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Self {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let problem = Problem::deserialize(&body).unwrap_or_default();
-        Self { status, problem, retry_after, body, places: Vec::new() }
+        Self { status, problem, retry_after, is_repeated: false, body, places: Vec::new() }
     }
 
     fn exit_code(&self) -> u8 {
@@ -222,6 +231,20 @@ mod tests {
             assert_eq!(refused(status, code).exit_code(), expected, "{code}");
         }
         assert_eq!(Failure::Unreachable { base: String::new(), reason: String::new() }.exit_code(), 69);
+    }
+
+    #[test]
+    fn only_a_refusal_of_the_first_try_proves_that_there_is_no_batch() {
+        for (status, code) in [(400, "invalid_request"), (402, "budget_exceeded"), (403, "live_disabled")] {
+            let mut failure = refused(status, code);
+            assert!(failure.is_for_certain(), "{code}");
+            let Failure::Refused(refusal) = &mut failure else { panic!("{failure}") };
+            refusal.is_repeated = true;
+            assert!(!failure.is_for_certain(), "{code}");
+        }
+        for (status, code) in [(422, "idempotency_key_reused"), (401, "unauthorized"), (503, "unavailable")] {
+            assert!(!refused(status, code).is_for_certain(), "{code}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::output::{pictures, program, say, table};
+use super::remote::Remote;
 use super::saver::Saver;
 use super::view::{Batch, Reason};
 use crate::domain::money::MicroUsd;
@@ -26,11 +27,11 @@ pub(super) struct Found {
 
 impl Found {
     /// Says it on standard output; `saver` saved its pictures, `file` is where its rows came from.
-    pub(super) fn say(&self, saver: Option<&Saver<'_>>, file: Option<&str>, as_json: bool) {
-        if as_json {
+    pub(super) fn say(&self, saver: Option<&Saver<'_>>, file: Option<&str>, remote: &Remote) {
+        if remote.json {
             say(&self.as_json(saver, file).to_string());
         } else {
-            say(&self.as_lines(saver, file).join("\n"));
+            say(&self.as_lines(saver, file, &remote.at).join("\n"));
         }
     }
 
@@ -48,7 +49,7 @@ impl Found {
         body
     }
 
-    fn as_lines(&self, saver: Option<&Saver<'_>>, file: Option<&str>) -> Vec<String> {
+    fn as_lines(&self, saver: Option<&Saver<'_>>, file: Option<&str>, at: &str) -> Vec<String> {
         let mut lines = Vec::new();
         if !self.failed.is_empty() {
             let heading = ["row", "variant", "why there is no picture", ""].map(str::to_owned).to_vec();
@@ -65,7 +66,7 @@ impl Found {
             lines.extend(saver.lost().into_iter().map(|lost| format!("Not saved: {lost}")));
         }
         if self.failed.iter().any(|failed| failed.reason.retryable) {
-            lines.push(format!("Some may work the next time: {} retry {}", program(), self.batch.id));
+            lines.push(format!("Some may work the next time: {} retry {}{at}", program(), self.batch.id));
         }
         lines
     }
@@ -94,8 +95,7 @@ impl Found {
         if missing == 0 && unsaved == 0 {
             return Ok(());
         }
-        let id = self.batch.id;
-        Err(Failure::Incomplete(format!("{id} is not complete: {missing} not made, {unsaved} made and not saved")))
+        Err(Failure::Incomplete { batch: self.batch.id, missing, unsaved })
     }
 }
 

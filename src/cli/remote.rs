@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::client::Client;
@@ -30,6 +31,13 @@ pub(super) struct Connection {
     /// Write what came of it as JSON on standard output, an object a line. Progress goes to standard error.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+impl Connection {
+    /// The option that a command needs to reach the same service; the key is never repeated.
+    pub(super) fn as_option(&self) -> String {
+        self.url.as_ref().map(|url| format!(" --url {}", quoted(url))).unwrap_or_default()
+    }
 }
 
 /// Which batch.
@@ -75,6 +83,8 @@ pub(super) struct Remote {
     pub(super) client: Client,
     pub(super) screen: Screen,
     pub(super) json: bool,
+    /// What commands that are printed end with, to reach the same service.
+    pub(super) at: String,
     /// How to go on after Ctrl-C, or when the service is given up.
     going_on: RefCell<String>,
 }
@@ -87,7 +97,7 @@ impl Remote {
         let key = connection.key.as_ref().map(Secret::new).or(set.key);
         let screen = Screen::new();
         let client = Client::new(&url, key.as_ref(), screen.clone())?;
-        Ok(Self { client, screen, json: connection.json, going_on: RefCell::default() })
+        Ok(Self { client, screen, json: connection.json, at: connection.as_option(), going_on: RefCell::default() })
     }
 
     /// Says from now on, when the command is stopped or gives up: `what`.
@@ -123,8 +133,9 @@ impl Remote {
         newest.map_err(|_| Failure::Usage("there is no batch yet: `submit FILE --live` makes one".to_owned()))
     }
 
-    /// Opens the folder at `path` for the pictures of `batch`.
-    pub(super) fn folder_for(path: &Path, batch: BatchId) -> Result<Folder, Failure> {
+    /// Opens the folder at `path` for the pictures of `batch`, which has to be there: no folder is claimed for a typo.
+    pub(super) async fn folder_for(&self, path: &Path, batch: BatchId) -> Result<Folder, Failure> {
+        self.client.get::<IgnoredAny>(&format!("/images/{batch}?limit=1")).await?;
         let mut folder = Folder::open(path)?;
         folder.belong_to(batch)?;
         Ok(folder)
@@ -134,7 +145,11 @@ impl Remote {
     pub(super) fn watch<'a>(&'a self, batch: BatchId, folder: Option<&'a Folder>) -> Watch<'a> {
         let out =
             folder.map(|folder| format!(" --out {}", quoted(&folder.path().to_string_lossy()))).unwrap_or_default();
-        self.goes_on(format!("{batch} goes on without you. To watch it again: {} watch {batch}{out}", program()));
+        self.goes_on(format!(
+            "{batch} goes on without you. To watch it again: {} watch {batch}{out}{}",
+            program(),
+            self.at
+        ));
         let saver = folder.map(|folder| Saver::new(&self.client, &self.screen, batch, folder.path()));
         Watch::new(&self.client, &self.screen, batch, saver)
     }

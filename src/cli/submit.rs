@@ -86,9 +86,13 @@ impl Request {
         hex(hash)
     }
 
+    /// Sends it under `name`; without one it must be a dry run.
     async fn send<T: serde::de::DeserializeOwned>(&self, remote: &Remote, name: Option<&str>) -> Result<T, Failure> {
         let body = Body { content_type: self.content_type, bytes: self.bytes.clone() };
-        remote.client.post_once(&self.path, Some(body), name).await
+        match name {
+            Some(name) => remote.client.post_once(&self.path, Some(body), Some(name)).await,
+            None => remote.client.post_again(&self.path, Some(body)).await,
+        }
     }
 }
 
@@ -112,12 +116,17 @@ fn live_command(wanted: &SubmitArguments) -> String {
     let mut command = format!("{} submit --live", program());
     let out = wanted.watching.out.as_ref().map(|out| ("--out", out.to_string_lossy()));
     let model = wanted.model.as_ref().map(|model| ("--model", model.into()));
-    for (option, value) in out.into_iter().chain(model) {
+    let format = wanted.format.map(|format| ("--format", format.as_str().into()));
+    for (option, value) in out.into_iter().chain(model).chain(format) {
         command = format!("{command} {option} {}", quoted(&value));
+    }
+    if wanted.new {
+        command += " --new";
     }
     if !wanted.watching.is_on() {
         command += " --watch";
     }
+    command += &wanted.connection.as_option();
     wanted.files.iter().fold(command, |command, file| format!("{command} {}", quoted(file)))
 }
 
@@ -197,7 +206,7 @@ async fn make(wanted: &SubmitArguments, inputs: &[Input], remote: &Remote) -> Re
         for (job, batch) in accepted {
             let watch = remote.watch(batch, job.folder.as_ref());
             let found = watch.to_the_end(if inputs.len() > 1 { &job.input.name } else { "" }).await?;
-            let reported = watch.report(&found, Some(&job.input.name), remote.json);
+            let reported = watch.report(&found, Some(&job.input.name), remote);
             refused = refused.and(reported);
         }
     }
@@ -220,7 +229,7 @@ fn jobs<'a>(wanted: &SubmitArguments, inputs: &'a [Input], remote: &Remote) -> R
         };
         let place = wanted.watching.out.as_deref().map(|out| place(out, input, &submission.request, inputs.len()));
         let Some(place) = place.transpose()? else {
-            jobs.push(Job { input, request, folder: None, next: Next::Send(submission.idempotency_key) });
+            jobs.push(Job { input, request, folder: None, next: Next::Send(submission) });
             continue;
         };
         if !places.insert(place.clone()) {
@@ -230,8 +239,8 @@ fn jobs<'a>(wanted: &SubmitArguments, inputs: &'a [Input], remote: &Remote) -> R
                 input.name
             )));
         }
-        let mut folder = Folder::open(&place)?;
-        let next = folder.submit(submission, wanted.new)?;
+        let folder = Folder::open(&place)?;
+        let next = folder.plan(submission, wanted.new)?;
         jobs.push(Job { input, request, folder: Some(folder), next });
     }
     Ok(jobs)
@@ -247,18 +256,21 @@ fn place(out: &Path, input: &Input, request: &str, files: usize) -> Result<PathB
 
 /// Sends a file, if it was not accepted before.
 async fn submit(job: &mut Job<'_>, wanted: &SubmitArguments, remote: &Remote) -> Result<BatchId, Failure> {
-    let name = match &job.next {
+    let submission = match &job.next {
         Next::Follow(batch) => {
             remote.screen.say(&format!("{} was submitted before: going on with {batch}", job.input.name));
             return Ok(*batch);
         }
-        Next::Send(name) => name,
+        Next::Send(submission) => submission,
     };
+    if let Some(folder) = &mut job.folder {
+        folder.sends(submission)?;
+    }
     remote.goes_on(match &job.folder {
         Some(_) => "Repeat the same command to go on: nothing is paid twice.".to_owned(),
         None => "Whether the batch was accepted is not known: GET /images lists what there is.".to_owned(),
     });
-    let answer: Value = match job.request.send(remote, Some(name)).await {
+    let answer: Value = match job.request.send(remote, Some(&submission.idempotency_key)).await {
         Ok(answer) => answer,
         Err(failure) => {
             if failure.is_for_certain() {
@@ -281,7 +293,7 @@ async fn submit(job: &mut Job<'_>, wanted: &SubmitArguments, remote: &Remote) ->
     } else {
         let (pictures, cost) = (&answer["counts"]["total"], &answer["estimatedCost"]);
         say(&format!("{} is {batch}: {pictures} pictures, at most {cost} US dollars.", job.input.name));
-        say(&format!("To get them: {} watch {batch} --out DIR", program()));
+        say(&format!("To get them: {} watch {batch} --out DIR{}", program(), remote.at));
     }
     Ok(batch)
 }

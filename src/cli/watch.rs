@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::client::Client;
 use super::failure::Failure;
 use super::found::{Failed, Found};
+use super::remote::Remote;
 use super::saver::Saver;
 use super::screen::Screen;
 use super::sse::Frame;
@@ -103,8 +104,8 @@ impl<'a> Watch<'a> {
     ///
     /// # Errors
     /// If not every picture was made, and saved where that was asked.
-    pub(super) fn report(&self, found: &Found, file: Option<&str>, as_json: bool) -> Result<(), Failure> {
-        found.say(self.saver.as_ref(), file, as_json);
+    pub(super) fn report(&self, found: &Found, file: Option<&str>, remote: &Remote) -> Result<(), Failure> {
+        found.say(self.saver.as_ref(), file, remote);
         found.verdict(self.saver.as_ref())
     }
 

@@ -125,6 +125,17 @@ impl Going {
         }
     }
 
+    /// Waits until it says that a picture ended and that `pictures` or more have; those before may have ended unseen.
+    pub(crate) async fn until_ended(&mut self, pictures: u32) {
+        loop {
+            let line = self.until("/").await;
+            let ended = line.split_once('/').and_then(|(ended, _)| ended.trim().parse::<u32>().ok());
+            if ended.is_some_and(|ended| ended >= pictures) {
+                return;
+            }
+        }
+    }
+
     /// Ends it as `kill -9` does.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
@@ -206,14 +217,16 @@ async fn a_dry_run_shows_rows_costs_and_what_is_left_and_spends_nothing() {
 #[tokio::test]
 async fn a_batch_is_watched_and_saved_and_the_same_command_again_pays_nothing() {
     let data = tempfile::tempdir().unwrap();
-    let service = paying(data.path()).start().await;
+    // The last picture ends long after the command first looked.
+    let settings = paying(data.path()).with("SYNTHETIC_LATENCY", "500ms").with("PROVIDER_CONCURRENCY", "1");
+    let service = settings.start().await;
     let desk = Desk::at(&service.url);
     desk.write("rows.json", &batch_file(&[("mug", "a mug", 3), ("Lamp.2", "a lamp", 1)]));
     let command = ["submit", "rows.json", "--live", "--out", "out"];
     let (out, err) = desk.expect(0, &command).await;
     assert!(out.contains("completed: 4 of 4 pictures made; 0.2 US dollars"), "{out}");
     assert!(out.contains("Saved in out: 4 pictures"), "{out}");
-    assert!(err.lines().any(|line| line.ends_with("mug v3 made")), "{err}");
+    assert!(err.lines().any(|line| line.starts_with("  4/4 ") && line.ends_with(" made")), "{err}");
     std::fs::remove_file(desk.path("out/mug_v2.png")).unwrap();
     let (_, err) = desk.expect(0, &command).await;
     assert!(err.contains("was submitted before: going on with bat_"), "{err}");
@@ -239,6 +252,35 @@ async fn a_changed_file_does_not_mix_its_pictures_with_those_of_another() {
     let all = batches(&service).await;
     assert_eq!(all.len(), 2);
     desk.has_all("out", &service, &all[0]).await;
+}
+
+#[tokio::test]
+async fn a_new_file_that_is_refused_takes_nothing_from_the_batch_that_is_there() {
+    let data = tempfile::tempdir().unwrap();
+    let service = paying(data.path()).start().await;
+    let desk = Desk::at(&service.url);
+    desk.write("rows.json", &rows_file(2));
+    let command = ["submit", "rows.json", "--live", "--out", "out"];
+    desk.expect(0, &command).await;
+    desk.write("bad.json", &batch_file(&[("a", "", 1)]));
+    desk.expect(64, &["submit", "bad.json", "--live", "--out", "out", "--new"]).await;
+    let (_, err) = desk.expect(0, &command).await;
+    assert!(err.contains("was submitted before: going on with bat_"), "{err}");
+    made_once(&desk, service, data.path(), 2).await;
+}
+
+#[tokio::test]
+async fn a_command_that_is_printed_reaches_the_same_service() {
+    let data = tempfile::tempdir().unwrap();
+    let service = paying(data.path()).start().await;
+    let desk = Desk::at("http://127.0.0.1:9");
+    desk.write("rows", &rows_file(1));
+    let at = ["--url", &*service.url, "--key", "secret", "--format", "json"];
+    let (out, _) = desk.expect(0, &[&["submit", "rows"][..], &at].concat()).await;
+    assert!(out.contains(&format!("--format json --watch --url '{}' rows", service.url)), "{out}");
+    let (live, _) = desk.expect(0, &[&["submit", "rows", "--live"][..], &at].concat()).await;
+    assert!(live.contains(&format!("--out DIR --url '{}'", service.url)), "{live}");
+    assert!(!out.contains("secret") && !live.contains("secret"), "{out}{live}");
 }
 
 #[tokio::test]

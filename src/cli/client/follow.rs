@@ -51,10 +51,6 @@ impl Client {
         }
     }
 
-    fn lost(&self, reason: &str) -> Failure {
-        Failure::Unreachable { base: self.base.clone(), reason: reason.to_owned() }
-    }
-
     async fn stream(
         &self,
         batch: BatchId,

@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Redirect;
 use axum::routing::{get, post};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 
@@ -85,6 +86,38 @@ async fn a_request_that_is_named_is_sent_again_under_its_name_until_it_is_answer
     let answered: Value = client.post_once("/images", Some(body), Some("name")).await.unwrap();
     assert_eq!(answered["ok"], true);
     assert_eq!(*SEEN.lock().unwrap(), ["name rows", "name rows", "name rows"]);
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_asked_for_again() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = Client::local(listener.local_addr().unwrap()).unwrap();
+    let serving = async {
+        for answer in ["Content-Length: 11\r\n\r\n{\"ok\"", "Content-Length: 11\r\n\r\n{\"ok\":true}"] {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let asked = connection.read(&mut [0; 4096]).await.unwrap();
+            assert!(asked > 0);
+            let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n{answer}");
+            connection.write_all(answer.as_bytes()).await.unwrap();
+        }
+    };
+    let (answered, ()) = tokio::join!(client.get::<Value>("/budget"), serving);
+    assert_eq!(answered.unwrap()["ok"], true);
+}
+
+#[tokio::test]
+async fn a_refusal_after_a_try_that_may_have_been_taken_says_so() {
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let answer = || async {
+        let is_first = ASKED.fetch_add(1, Ordering::Relaxed) == 0;
+        if is_first { StatusCode::BAD_GATEWAY } else { StatusCode::UNPROCESSABLE_ENTITY }
+    };
+    let client = client(Router::new().route("/images", post(answer))).await;
+    for is_repeated in [true, false] {
+        let failure = client.post_once::<Value>("/images", None, Some("name")).await.unwrap_err();
+        let Failure::Refused(refusal) = failure else { panic!("{failure}") };
+        assert_eq!((refusal.status, refusal.is_repeated), (StatusCode::UNPROCESSABLE_ENTITY, is_repeated));
+    }
 }
 
 #[tokio::test]

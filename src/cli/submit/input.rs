@@ -34,6 +34,15 @@ impl Format {
         }
     }
 
+    /// As `--format` has it.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Csv => "csv",
+            Self::Json => "json",
+            Self::Jsonl => "jsonl",
+        }
+    }
+
     /// What the service is told that it is.
     pub(super) const fn content_type(self) -> &'static str {
         match self {

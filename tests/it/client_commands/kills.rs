@@ -81,18 +81,21 @@ async fn killed_before_the_batch_is_answered_it_is_found_again() {
 #[tokio::test]
 async fn killed_while_pictures_come_it_goes_on_where_it_was() {
     let data = tempfile::tempdir().unwrap();
-    let settings = paying(data.path()).with("SYNTHETIC_LATENCY", "50ms").with("PROVIDER_CONCURRENCY", "2");
+    let settings = paying(data.path()).with("SYNTHETIC_LATENCY", "200ms").with("PROVIDER_CONCURRENCY", "1");
     let service = settings.start().await;
     let desk = Desk::at(&service.url);
-    desk.write("rows.json", &rows_file(12));
-    for moment in ["rows.json is bat_", "1/12 ", "4/12 ", "8/12 "] {
+    desk.write("rows.json", &rows_file(30));
+    let mut going = desk.start(&COMMAND);
+    going.until("rows.json is bat_").await;
+    going.kill().await;
+    for pictures in [1, 4, 8] {
         let mut going = desk.start(&COMMAND);
-        going.until(moment).await;
+        going.until_ended(pictures).await;
         going.kill().await;
-        assert!(desk.pictures("out").len() < 12, "it was killed too late to show anything");
+        assert!(desk.pictures("out").len() < 30, "it was killed too late to show anything");
     }
     desk.expect(0, &COMMAND).await;
-    made_once(&desk, service, data.path(), 12).await;
+    made_once(&desk, service, data.path(), 30).await;
 }
 
 #[tokio::test]
@@ -123,12 +126,12 @@ fn again(settings: &Settings, url: &str) -> Settings {
 #[tokio::test]
 async fn a_watch_survives_a_service_that_is_killed_and_started_again() {
     let data = tempfile::tempdir().unwrap();
-    let settings = paying(data.path()).with("SYNTHETIC_LATENCY", "100ms").with("PROVIDER_CONCURRENCY", "1");
+    let settings = paying(data.path()).with("SYNTHETIC_LATENCY", "300ms").with("PROVIDER_CONCURRENCY", "1");
     let service = settings.start().await;
     let desk = Desk::at(&service.url);
     desk.write("rows.json", &rows_file(10));
     let mut going = desk.start(&COMMAND);
-    going.until("3/10 ").await;
+    going.until_ended(3).await;
     let settings = again(&settings, &service.url);
     service.kill().await;
     going.until("trying again in").await;

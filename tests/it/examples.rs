@@ -84,7 +84,7 @@ async fn the_session_with_curl_goes_through() {
 #[tokio::test]
 async fn the_hundred_rows_are_made_once_also_when_the_command_is_killed() {
     let data = tempfile::tempdir().unwrap();
-    // Seven seconds: time enough to be killed in the middle twice.
+    // Time enough to be killed in the middle twice.
     let settings = paying(data.path()).with("SYNTHETIC_LATENCY", "60ms").with("PROVIDER_CONCURRENCY", "1");
     let service = settings.with("THUMBNAILS_ENABLED", "false").start().await;
     let desk = Desk::at(&service.url);

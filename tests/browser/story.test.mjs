@@ -126,6 +126,7 @@ test("from twelve pasted rows to files, over a service that is killed on the way
   await page.getByRole("button", { name: "Make 1 picture" }).click();
   await page.locator(".pill.completed").waitFor();
   await page.getByRole("link", { name: "Batches" }).click();
+  await page.locator("tbody tr").nth(1).waitFor();
   assert.equal(await page.locator("tbody tr").count(), 2);
   page.check();
 });

@@ -12,6 +12,8 @@ import { ROOT } from "./service.mjs";
 const SHOTS = join(ROOT, "target/screenshots");
 const PROGRAM = process.env.TEST_CHROMIUM ?? ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
 const ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+/** Longest wait for anything, in milliseconds. */
+const WAIT = Number(process.env.TEST_PATIENCE ?? 60_000);
 
 let shared;
 
@@ -33,7 +35,7 @@ export async function openPage(t, service, path = "/", options = {}) {
   });
   if (process.env.TEST_CONSOLE_FROM_DISK) await fromDisk(context);
   const page = await context.newPage();
-  page.setDefaultTimeout(Number(process.env.TEST_PATIENCE ?? 60_000));
+  page.setDefaultTimeout(WAIT);
   page.expected = [];
   page.on("console", (message) => ["error", "warning"].includes(message.type()) && faults.push(`console: ${message.text()}`));
   page.on("pageerror", (error) => faults.push(`exception: ${error.message} ${error.stack}`));
@@ -63,6 +65,13 @@ export async function accessFaults(page) {
   const serious = violations.filter(({ impact }) => impact === "serious" || impact === "critical");
   const where = ({ html, any, all }) => `\n  ${html.slice(0, 160)} ${[...any, ...all][0]?.message ?? ""}`;
   return serious.map(({ id, help, nodes }) => `${id}: ${help}${nodes.slice(0, 4).map(where).join("")}`);
+}
+
+/** There come to be so many of these, within what Playwright waits for anything. */
+export async function exactly(locator, count) {
+  for (const end = Date.now() + WAIT; (await locator.count()) !== count; await locator.page().waitForTimeout(50)) {
+    if (Date.now() > end) assert.equal(await locator.count(), count, String(locator));
+  }
 }
 
 /** Keeps what the page looks like. */

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 
-import { closeBrowser, openPage } from "./browser.mjs";
+import { closeBrowser, exactly, openPage } from "./browser.mjs";
 import { Service } from "./service.mjs";
 
 after(closeBrowser);
@@ -70,10 +70,10 @@ test("a batch is written, priced, made, looked at, picked and reworded with the 
   await page.keyboard.press("ArrowRight");
   assert.equal(await place.textContent(), "s-001, 3 of 3");
   await page.keyboard.press("c");
-  assert.equal(await page.locator(".stage figure").count(), 3);
-  assert.equal(await page.locator(".stage .picked").count(), 1);
+  await exactly(page.locator(".stage figure"), 3);
+  await exactly(page.locator(".stage .picked"), 1);
   await page.keyboard.press("1");
-  assert.equal(await page.locator(".stage .picked").count(), 2);
+  await exactly(page.locator(".stage .picked"), 2);
   await page.keyboard.press("ArrowRight");
   assert.equal(await page.locator(".stage h3").textContent(), "The model refused");
   assert.match(page.url(), /\/s-002\/1$/);

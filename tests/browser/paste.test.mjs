@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 
-import { closeBrowser, drop, openPage, paste } from "./browser.mjs";
+import { closeBrowser, drop, exactly, openPage, paste } from "./browser.mjs";
 import { Service } from "./service.mjs";
 
 after(closeBrowser);
@@ -58,9 +58,9 @@ test("text that is pasted into a field stays in it, cells become rows, and a dra
   await page.getByRole("button", { name: "Type a row" }).click();
   await page.getByLabel("Prompt, s-001").fill("typed");
   await paste(page, "two lines\nof one prompt", ".rows textarea");
-  assert.equal(await page.locator(".rows .row").count(), 1);
+  await exactly(page.locator(".rows .row"), 1);
   await paste(page, "x\ty z, a longer text\nv\tw and more", ".rows textarea");
-  assert.equal(await page.locator(".rows .row").count(), 3);
+  await exactly(page.locator(".rows .row"), 3);
   await page.waitForFunction(() => localStorage.getItem("orchestrator.draft")?.includes("w and more"));
   await page.reload();
   await page.locator(".rows .row").nth(2).waitFor();
@@ -77,6 +77,6 @@ test("what the service refuses is shown at its row", async (t) => {
   await paste(page, "name\tprompt\treferences\na\tx\thttps://user:secret@example.com/a.png\nb\ty\t");
   await page.getByRole("button", { name: "Check the price" }).click();
   await page.getByText("References: must not contain a user name or a password").waitFor();
-  assert.equal(await page.locator(".rows .row.faulty").count(), 1);
+  await exactly(page.locator(".rows .row.faulty"), 1);
   page.check();
 });

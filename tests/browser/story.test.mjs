@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 
-import { closeBrowser, openPage, paste, shoot } from "./browser.mjs";
+import { closeBrowser, exactly, openPage, paste, shoot } from "./browser.mjs";
 import { Service } from "./service.mjs";
 
 after(closeBrowser);
@@ -47,7 +47,7 @@ test("from twelve pasted rows to files, over a service that is killed on the way
   await paste(page, SHEET);
   const fault = page.getByText("Name: Use letters, digits");
   await fault.waitFor();
-  assert.equal(await page.locator(".rows .row.faulty").count(), 1);
+  await exactly(page.locator(".rows .row.faulty"), 1);
   assert.equal(await page.getByLabel("Prompt, row-1", { exact: true }).inputValue(), 'a cup, "as it is"');
   await page.getByRole("button", { name: "Check the price" }).click();
   await page.getByRole("button", { name: "1 row needs a look" }).waitFor();
@@ -88,7 +88,7 @@ test("from twelve pasted rows to files, over a service that is killed on the way
   assert.equal(told.length, MADE);
   assert.equal(new Set(told).size, MADE, "no picture is made twice");
   const rowTwo = page.locator(".shot").nth(1);
-  assert.equal(await rowTwo.locator("img").count(), 3, "variants are side by side");
+  await exactly(rowTwo.locator("img"), 3);
 
   await page.getByRole("button", { name: "Try anyway: The model refused" }).click();
   await page.locator(".pill.running, .pill.queued").waitFor();
@@ -101,7 +101,7 @@ test("from twelve pasted rows to files, over a service that is killed on the way
   await page.keyboard.press("p");
   await page.getByRole("button", { name: /row-2, picture 2, made, .*picked/ }).waitFor();
   await page.getByRole("button", { name: /^Picked/ , pressed: false }).first().click();
-  assert.equal(await page.locator(".tile:visible").count(), 1);
+  await exactly(page.locator(".tile:visible"), 1);
   const picked = readFileSync(await saved(page, () => page.getByRole("button", { name: "Picked list" }).click(), folder), "utf8");
   assert.ok(picked.includes(`"row-2","2","a chair in the rain","${service.url}/images/${batch}/items/row-2/2"`), picked);
   await page.reload();
@@ -127,7 +127,7 @@ test("from twelve pasted rows to files, over a service that is killed on the way
   await page.locator(".pill.completed").waitFor();
   await page.getByRole("link", { name: "Batches" }).click();
   await page.locator("tbody tr").nth(1).waitFor();
-  assert.equal(await page.locator("tbody tr").count(), 2);
+  await exactly(page.locator("tbody tr"), 2);
   page.check();
 });
 
@@ -212,7 +212,7 @@ test("a batch that is cancelled makes nothing more", async (t) => {
   await page.getByRole("button", { name: "Cancel the batch" }).click();
   await page.locator(".pill.cancelled").waitFor();
   const { counts } = await service.get(`/images/${/bat_\w+/.exec(page.url())[0]}`);
-  assert.equal(await page.locator(".tile.cancelled").count(), counts.cancelled);
+  await exactly(page.locator(".tile.cancelled"), counts.cancelled);
   assert.ok(counts.cancelled >= 6);
   page.check();
 });
@@ -238,7 +238,7 @@ test("a session that ends while a batch runs asks for the key again, and nothing
   await page.getByRole("heading", { name: "Log in" }).waitFor();
   await logIn();
   await page.locator(".pill.completed").waitFor();
-  assert.equal(await page.locator(".tile.completed").count(), 8);
+  await exactly(page.locator(".tile.completed"), 8);
   page.check();
 });
 

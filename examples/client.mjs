@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// Makes the rows of a CSV file and saves the pictures as they come. Node 20 with its own fetch, nothing else.
+// Makes the rows of a CSV file and saves the pictures. Node 20 with its own fetch, nothing else.
 //
 //   examples/client.mjs ROWS.csv DIR      ORCHESTRATOR_URL says where the service is, ORCHESTRATOR_KEY is the key
 import { createHash } from 'node:crypto';
@@ -7,57 +7,33 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 
 const { ORCHESTRATOR_URL: base = 'http://127.0.0.1:9090', ORCHESTRATOR_KEY: key } = process.env;
 
-async function good(answer) {
-  if (!answer.ok) {
-    console.error(await answer.text()); // says what is wrong, each fault with its line
-    process.exit(1);
-  }
-  return answer;
-}
-
 async function ask(path, options = {}) {
-  const headers = { ...(key && { Authorization: `Bearer ${key}` }), ...options.headers };
-  return good(await fetch(base + path, { ...options, headers }));
-}
-
-// Every event once, in order; opened again where the connection breaks, from the last event that was seen.
-async function* events(batch, last = 0) {
-  for (;;) {
-    try {
-      const { body } = await ask(`/images/${batch}/events`, { headers: { 'Last-Event-ID': `${last}` } });
-      let text = '';
-      for await (const piece of body.pipeThrough(new TextDecoderStream())) {
-        const blocks = (text + piece).split('\n\n');
-        text = blocks.pop();
-        for (const data of blocks.flatMap((block) => block.match(/^data: (.*)$/m)?.[1] ?? [])) {
-          const event = JSON.parse(data);
-          last = event.seq;
-          yield event;
-          if (event.type === 'done') return;
-        }
-      }
-    } catch (error) {
-      if (!error.cause) throw error; // no matter of the network, whose errors have a cause
-    }
-    await new Promise((wake) => setTimeout(wake, 1000));
-  }
+  const answer = await fetch(base + path, { ...options, headers: { ...(key && { Authorization: `Bearer ${key}` }), ...options.headers } });
+  if (answer.ok) return answer;
+  console.error(await answer.text()); // says what is wrong, each fault with its line
+  process.exit(1);
 }
 
 const [rows, folder] = [readFileSync(process.argv[2]), process.argv[3]];
-mkdirSync(folder, { recursive: true });
-// The same rows under the same name are the same batch, so that a repeated command pays once (within 24 hours).
-const headers = { 'Content-Type': 'text/csv', 'Idempotency-Key': createHash('sha256').update(rows).digest('hex') };
-const { batchId } = await (await ask('/images?runMode=live', { method: 'POST', headers, body: rows })).json();
-for await (const event of events(batchId)) {
-  if (event.type === 'image_complete') {
-    const name = `${event.sceneId}_v${event.variant}.${event.mimeType.split('/')[1].replace('jpeg', 'jpg')}`;
-    // The link carries its own right; the key goes to the service alone.
-    const picture = await good(await fetch(new URL(event.url, base)));
-    writeFileSync(`${folder}/${name}`, Buffer.from(await picture.arrayBuffer()));
-    console.log(name);
-  } else if (event.type === 'image_failed') {
-    console.error(event.sceneId, event.variant, event.error.detail);
-  } else if (event.type === 'done') {
-    process.exitCode = event.counts.completed < event.counts.total ? 1 : 0;
+// The same rows under the same name are the same batch: asked for until it is done, it is paid once (within 24 hours).
+const headers = { 'Content-Type': 'text/csv', 'Idempotency-Key': createHash('sha256').update(rows).digest('hex'), Prefer: 'wait=30' };
+let batch;
+while (!batch?.finishedAt) {
+  try {
+    batch = await (await ask('/images?runMode=live', { method: 'POST', headers, body: rows })).json();
+    console.error(batch.counts.completed, 'of', batch.counts.total);
+  } catch (error) {
+    if (!error.cause) throw error; // no matter of the network, whose errors have a cause
+    await new Promise((wake) => setTimeout(wake, 1000)); // nobody is there, or the connection broke
   }
 }
+mkdirSync(folder, { recursive: true });
+const lines = (await (await ask(`/images/${batch.batchId}/results?format=jsonl`)).text()).trim().split('\n');
+for (const row of lines.map((line) => JSON.parse(line))) {
+  if (row.file) {
+    // The key does not go along to where the address redirects, if that is another host.
+    writeFileSync(`${folder}/${row.file}`, Buffer.from(await (await ask(row.permalink)).arrayBuffer()));
+    console.log(row.file);
+  } else console.error(row.sceneId, row.variant, row.error?.detail ?? row.state);
+}
+process.exitCode = batch.counts.completed < batch.counts.total ? 1 : 0;

@@ -17,11 +17,16 @@ export class ApiError extends Error {
 }
 
 let askForKey = async () => false;
+/** How often somebody has logged in. */
+let logins = 0;
 
 /** `ask` shows the login and resolves when somebody is logged in. */
 export function onLoginNeeded(ask) {
   let asked;
-  askForKey = () => (asked ??= ask().finally(() => (asked = undefined)));
+  askForKey = () => (asked ??= ask().finally(() => {
+    asked = undefined;
+    logins += 1;
+  }));
 }
 
 function toError(status, problem) {
@@ -35,6 +40,7 @@ function toError(status, problem) {
 /** An answer as JSON. Shows the login and asks again if nobody is logged in. */
 export async function ask(path, options = {}) {
   let answer;
+  const before = logins;
   try {
     answer = await fetch(path, { ...options, headers: { Accept: "application/json", ...options.headers } });
   } catch (error) {
@@ -44,7 +50,8 @@ export async function ask(path, options = {}) {
   if (answer.ok) return answer.status === 204 ? undefined : answer.json();
   const problem = await answer.json().catch(() => ({}));
   if (answer.status === 401 && path !== "/session") {
-    await askForKey();
+    // One that was under way while somebody logged in is asked again without another login.
+    if (before === logins) await askForKey();
     return ask(path, options);
   }
   throw toError(answer.status, problem);

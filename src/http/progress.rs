@@ -21,8 +21,8 @@ use crate::service::feed::Subscription;
 const LAST_EVENT_ID: &str = "Last-Event-ID";
 /// The same for clients that cannot set headers. The header beats it.
 const LAST_EVENT_ID_PARAMETER: &str = "lastEventId";
-/// Tells nginx and its kin to pass each event on at once.
-const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// With `no`, tells nginx and its kin to pass on what comes at once.
+pub(super) const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 macro_rules! stream_route {
     ($(#[$doc:meta])* $name:ident, $(#[$head_doc:meta])* $head:ident, $path:literal) => {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, HOST};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, uri::Authority};
+use axum::http::{HeaderMap, HeaderValue, uri::Authority};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 
@@ -21,14 +21,11 @@ use super::extract::{Identity, Parameters, batch_id};
 use super::images::header;
 use super::limits::StreamSlot;
 use super::problem::Problem;
+use super::progress::X_ACCEL_BUFFERING;
 use super::schema::ArchiveBytes;
 use crate::domain::ids::{BatchId, UserId};
 use crate::service::batches::{Batches, ServiceError};
 use crate::service::results::{ResultRow, ResultsPage};
-
-/// Proxies pass the answer on as it comes.
-const ACCEL_BUFFERING: (HeaderName, HeaderValue) =
-    (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
@@ -120,7 +117,11 @@ pub async fn results(
     };
     let file = format!("attachment; filename=\"{batch}.{}\"", format.ending());
     let content_type = HeaderValue::from_static(format.content_type());
-    let headers = [(CONTENT_TYPE, content_type), (CONTENT_DISPOSITION, header(file)?), ACCEL_BUFFERING];
+    let headers = [
+        (CONTENT_TYPE, content_type),
+        (CONTENT_DISPOSITION, header(file)?),
+        (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
+    ];
     Ok((headers, body).into_response())
 }
 

@@ -7,9 +7,12 @@ use csv_core::{ReadFieldResult, Reader, ReaderBuilder};
 use serde_json::{Map, Value};
 
 use super::at::{At, Faults, Noted};
+use super::fields::{Known, names};
 use super::items::ITEM;
 use super::rows::Table;
 
+/// The columns that there must be.
+const NEEDED: Known = ITEM.split_at(2).0;
 /// Most cells in a row. Seven have a meaning, and spreadsheets leave empty ones behind.
 const MAX_CELLS: usize = 256;
 /// Most addresses in a cell. An item takes six after equal ones are counted once.
@@ -59,13 +62,16 @@ impl Columns {
                 }
                 columns.push(Some(known));
             } else {
-                let detail = format!("unknown column; known here: {}", names());
+                let detail = format!("unknown column; known here: {}", names(ITEM).join(", "));
                 refused = Some(faults.add_named(&at, name, detail));
             }
         }
-        for spellings in &ITEM[..2] {
+        for spellings in NEEDED {
             if !columns.iter().flatten().any(|column| spellings.contains(column)) && refused.is_none() {
-                let detail = format!("no column has this name; the header row must name at least {}", names_needed());
+                let detail = format!(
+                    "no column has this name; the header row must name at least {}",
+                    names(NEEDED).join(" and ")
+                );
                 refused = Some(faults.add(&at.key(spellings[0]), detail));
             }
         }
@@ -103,14 +109,6 @@ fn value(name: &str, cell: &str, at: &At<'_>, faults: &mut Faults) -> Result<Val
         }
         _ => cell.trim().into(),
     })
-}
-
-fn names() -> String {
-    ITEM.iter().map(|spellings| spellings[0]).collect::<Vec<_>>().join(", ")
-}
-
-fn names_needed() -> String {
-    ITEM[..2].iter().map(|spellings| spellings[0]).collect::<Vec<_>>().join(" and ")
 }
 
 /// A row that is not empty.

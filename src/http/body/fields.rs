@@ -24,8 +24,7 @@ impl<'a> Fields<'a> {
         };
         for name in members.keys() {
             if !known.iter().any(|spellings| spellings.contains(&name.as_str())) {
-                let names: Vec<_> = known.iter().filter_map(|spellings| spellings.first().copied()).collect();
-                faults.add_named(at, name, format!("unknown field; known here: {}", names.join(", ")));
+                faults.add_named(at, name, format!("unknown field; known here: {}", names(known).join(", ")));
             }
         }
         for spellings in known {
@@ -82,6 +81,11 @@ impl<'a> Fields<'a> {
         };
         text.parse().map(Some).map_err(|_| faults.add(&at, format!("must be {allowed}")))
     }
+}
+
+/// Our spelling of each of these members.
+pub(super) fn names(known: Known) -> Vec<&'static str> {
+    known.iter().filter_map(|spellings| spellings.first().copied()).collect()
 }
 
 /// What a value is, in words.

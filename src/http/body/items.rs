@@ -24,7 +24,7 @@ pub(in crate::http) const ITEM: Known = &[
 pub(super) struct Rows<'a> {
     /// Where they are.
     pub(super) at: &'a At<'a>,
-    /// Each with the line on which it starts, where there are lines. At least as many as a batch may have, if there are.
+    /// Each with the line on which it starts, where there are lines; at most as many as a batch may have.
     pub(super) values: Vec<(Option<u32>, Result<&'a Value, Noted>)>,
     /// How many there are.
     pub(super) count: usize,

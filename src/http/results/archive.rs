@@ -34,8 +34,8 @@ pub(super) fn stream(
     let (sender, receiver) = mpsc::channel(PIECES);
     // Written by whoever reads the stream, and so only for as long as somebody does.
     let writing = stream::once(Box::pin(async move {
-        let mut archive = Archive::new(sender, first.created_at);
-        Box::pin(write(&mut archive, pages, first, assets.as_ref(), &site)).await
+        let archive = Archive::new(sender, first.created_at);
+        Box::pin(write(archive, pages, first, assets.as_ref(), &site)).await
     }));
     let failure = writing.filter_map(|written| future::ready(written.err().map(Err)));
     let pieces = stream::unfold(receiver, |mut receiver| async move { Some((Ok(receiver.recv().await?), receiver)) });
@@ -43,7 +43,7 @@ pub(super) fn stream(
 }
 
 async fn write(
-    archive: &mut Archive,
+    mut archive: Archive,
     pages: Pages,
     first: ResultsPage,
     assets: &dyn AssetStore,
@@ -79,7 +79,7 @@ async fn write(
 
 /// Writes an archive to whoever takes its pieces.
 struct Archive {
-    writer: Option<ZipWriter<StreamWriter<Written>>>,
+    writer: ZipWriter<StreamWriter<Written>>,
     written: Written,
     options: SimpleFileOptions,
     sender: mpsc::Sender<Bytes>,
@@ -90,35 +90,28 @@ impl Archive {
         let written = Written::default();
         let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
         let options = options.last_modified_time(dos_time(made_at)).unix_permissions(0o644);
-        Self { writer: Some(ZipWriter::new_stream(written.clone())), written, options, sender }
+        Self { writer: ZipWriter::new_stream(written.clone()), written, options, sender }
     }
 
     /// Begins a file, and ends the one before.
     fn start(&mut self, name: &str) -> Result<(), Failure> {
-        let options = self.options;
-        Ok(self.open()?.start_file(name, options)?)
+        Ok(self.writer.start_file(name, self.options)?)
     }
 
     /// Goes on with the file.
     async fn write(&mut self, piece: &[u8]) -> Result<(), Failure> {
-        self.open()?.write_all(piece)?;
-        self.send().await
+        self.writer.write_all(piece)?;
+        send(&self.sender, &self.written).await
     }
 
-    async fn finish(&mut self) -> Result<(), Failure> {
-        if let Some(writer) = self.writer.take() {
-            writer.finish()?;
-        }
-        self.send().await
+    async fn finish(self) -> Result<(), Failure> {
+        self.writer.finish()?;
+        send(&self.sender, &self.written).await
     }
+}
 
-    fn open(&mut self) -> io::Result<&mut ZipWriter<StreamWriter<Written>>> {
-        self.writer.as_mut().ok_or_else(|| io::Error::other("the archive is finished"))
-    }
-
-    async fn send(&self) -> Result<(), Failure> {
-        Ok(self.sender.send(self.written.take()).await?)
-    }
+async fn send(sender: &mpsc::Sender<Bytes>, written: &Written) -> Result<(), Failure> {
+    Ok(sender.send(written.take()).await?)
 }
 
 /// What the archive has written and nobody has taken.

@@ -5,6 +5,7 @@
 //! embedded database this process is the only one, so all earlier workers are dead at once.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -57,6 +58,8 @@ pub struct Claims {
     clock: Arc<dyn Clock>,
     me: WorkerId,
     rules: LeaseRules,
+    /// How often this process has beaten.
+    beats: AtomicI64,
     last_beat: Mutex<Option<Duration>>,
     work: tokio::sync::Mutex<watch::Receiver<()>>,
     watched: Mutex<(BTreeMap<WorkerId, Watched>, Option<Duration>)>,
@@ -73,6 +76,7 @@ impl Claims {
             clock,
             me,
             rules,
+            beats: AtomicI64::new(0),
             last_beat: Mutex::default(),
             work,
             watched: Mutex::default(),
@@ -94,7 +98,8 @@ impl Claims {
     /// [`StoreError`]; the beat may have been raised all the same.
     pub async fn keep_alive(&self) -> Result<usize, StoreError> {
         let before = self.clock.monotonic();
-        self.store.beat(self.me, self.clock.now()).await?;
+        let beat = self.beats.fetch_add(1, Ordering::Relaxed) + 1;
+        self.store.beat(self.me, beat, self.clock.now()).await?;
         *self.last_beat.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
         let beats = self.store.load_beats().await?;
         let dead = self.silent_workers(&beats);
@@ -117,9 +122,11 @@ impl Claims {
         *last_read = Some(now);
         watched.retain(|worker, _| beats.contains_key(worker));
         for (&worker, &beat) in beats.iter().filter(|(worker, _)| **worker != self.me) {
-            let entry = watched.entry(worker).or_insert(Watched { beat, silent_for: Duration::ZERO });
-            entry.silent_for = if entry.beat == beat { entry.silent_for + seen } else { Duration::ZERO };
-            entry.beat = beat;
+            // Of a worker that was not in sight before, or has beaten since, no silence is known yet.
+            match watched.get_mut(&worker) {
+                Some(entry) if entry.beat == beat => entry.silent_for += seen,
+                _ => drop(watched.insert(worker, Watched { beat, silent_for: Duration::ZERO })),
+            }
         }
         let alone = self.store.is_exclusive();
         let dead = watched.iter().filter(|(_, other)| alone || other.silent_for >= self.rules.duration);

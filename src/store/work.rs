@@ -26,16 +26,20 @@ fn far_from(now: Timestamp) -> Timestamp {
 pub type Beats = BTreeMap<WorkerId, i64>;
 
 impl Store {
-    /// Raises the worker's beat; registers it with the first.
+    /// Writes the worker's beat; registers it with the first, and again after it was taken over.
+    ///
+    /// `beat` grows with each call: whoever watched the worker fall silent sees that it is back, whatever happened to
+    /// its row meanwhile.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn beat(&self, worker: WorkerId, at: Timestamp) -> Result<(), StoreError> {
-        let sql = "INSERT INTO workers (id, beat, started_at) VALUES ($1, 1, $2)
-                   ON CONFLICT (id) DO UPDATE SET beat = workers.beat + 1";
+    pub async fn beat(&self, worker: WorkerId, beat: i64, at: Timestamp) -> Result<(), StoreError> {
+        let sql = "INSERT INTO workers (id, beat, started_at) VALUES ($1, $3, $2)
+                   ON CONFLICT (id) DO UPDATE SET beat = $3";
         sqlx::query(sql)
             .bind(worker.to_string())
             .bind(at.millis())
+            .bind(beat)
             .execute(&self.writers)
             .await
             .map_err(|error| self.error(error))?;

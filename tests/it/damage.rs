@@ -29,6 +29,7 @@ on_both_engines!(
     a_retried_picture_is_next_in_its_turn,
     claims_of_a_worker_without_a_row_are_taken_over,
     an_outage_is_no_silence,
+    a_worker_that_comes_back_is_alive_for_a_whole_lease,
     a_group_releases_before_it_reserves,
     a_known_line_of_the_ledger_need_not_be_readable,
     probes_of_readiness_do_not_disturb_each_other,
@@ -186,7 +187,7 @@ async fn an_outage_is_no_silence(database: Arc<Database>) {
     let (me, other) = (WorkerId::new(ids.next()), WorkerId::new(ids.next()));
     let rules = LeaseRules { duration: Duration::from_secs(30) };
     let mine = Claims::new(store.clone(), clock.clone(), me, rules);
-    store.beat(other, clock.now()).await.unwrap();
+    store.beat(other, 1, clock.now()).await.unwrap();
     assert_eq!(mine.keep_alive().await.unwrap(), 0);
     // The database is away: nobody reads, nobody beats. Then this process is a pace ahead of the other.
     clock.advance(Duration::from_mins(1));
@@ -197,6 +198,36 @@ async fn an_outage_is_no_silence(database: Arc<Database>) {
     }
     clock.advance(rules.beat_every());
     assert_eq!(mine.keep_alive().await.unwrap(), 1, "silent for a whole lease");
+}
+
+/// A watcher, one that comes while it watches and then freezes, and a second watcher of it.
+async fn a_worker_that_comes_back_is_alive_for_a_whole_lease(database: Arc<Database>) {
+    let clock = Arc::new(FixedClock::at(Timestamp::from_millis(1_800_000_000_000)));
+    let store = Arc::new(database.open(clock.clone()).await);
+    if store.is_exclusive() {
+        return;
+    }
+    let ids = RandomIds::default();
+    let rules = LeaseRules { duration: Duration::from_secs(30) };
+    let worker = || Claims::new(store.clone(), clock.clone(), WorkerId::new(ids.next()), rules);
+    let (first, second, frozen) = (worker(), worker(), worker());
+    let watch = async |paces: u32| {
+        let mut dead = 0;
+        for _ in 0..paces {
+            clock.advance(rules.beat_every());
+            dead += first.keep_alive().await.unwrap() + second.keep_alive().await.unwrap();
+        }
+        dead
+    };
+    assert_eq!(watch(2).await, 0);
+    frozen.keep_alive().await.unwrap();
+    // Seen now, and silent for nearly a lease since.
+    assert_eq!(watch(3).await, 0, "the time before it came is no silence of its");
+    assert_eq!(watch(1).await, 1);
+    // It wakes between two looks of the others: its row is as new as it was when it froze.
+    frozen.keep_alive().await.unwrap();
+    assert_eq!(watch(3).await, 0, "the silence before it came back is over");
+    assert_eq!(watch(1).await, 1);
 }
 
 async fn a_group_releases_before_it_reserves(database: Arc<Database>) {

@@ -83,7 +83,7 @@ impl Writer {
     async fn on_clock(database: &Database, clock: Arc<dyn Clock>) -> Self {
         let bench = Bench::on_clock(database, clock).await;
         let me = WorkerId::new(bench.ids.next());
-        bench.store.beat(me, bench.clock.now()).await.unwrap();
+        bench.store.beat(me, 1, bench.clock.now()).await.unwrap();
         let files = LocalLedger::open(database.folder().to_owned()).unwrap();
         let bucket = Arc::new(Watched { files, appended: AtomicUsize::new(0), away: AtomicBool::new(false) });
         let (ids, counters) = (Arc::new(RandomIds::default()), Arc::new(Counters::default()));

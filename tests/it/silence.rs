@@ -89,7 +89,7 @@ async fn what_waits_on_a_silent_connection_ends_and_the_next_try_works() {
     on_postgres(async |database| {
         let (network, near) = over_network(&database).await;
         let bench = Arc::new(Bench::new(&near).await);
-        bench.store.beat(bench.worker, bench.clock.now()).await.unwrap();
+        bench.store.beat(bench.worker, 1, bench.clock.now()).await.unwrap();
         let batch = bench.submit(1, 1).await;
         let mut other = AnyConnection::connect(&database.url).await.unwrap();
         let mut lock = other.begin().await.unwrap();
@@ -98,7 +98,7 @@ async fn what_waits_on_a_silent_connection_ends_and_the_next_try_works() {
         }
         let beating = |bench: &Arc<Bench>| {
             let bench = bench.clone();
-            tokio::spawn(async move { bench.store.beat(bench.worker, bench.clock.now()).await })
+            tokio::spawn(async move { bench.store.beat(bench.worker, 1, bench.clock.now()).await })
         };
         let cancelling = bench.clone();
         let cancel = async move { cancelling.store.cancel(batch, &UserId::local(), cancelling.clock.now()).await };
@@ -113,7 +113,7 @@ async fn what_waits_on_a_silent_connection_ends_and_the_next_try_works() {
         let ended = tokio::time::timeout(PATIENCE, async { (statement.await.unwrap(), transaction.await.unwrap()) });
         let (statement, transaction) = ended.await.expect("nothing waits for ever");
         assert!(statement.unwrap_err().is_outage() && transaction.unwrap_err().is_outage());
-        bench.store.beat(bench.worker, bench.clock.now()).await.unwrap();
+        bench.store.beat(bench.worker, 1, bench.clock.now()).await.unwrap();
         let cancelled = bench.store.cancel(batch, &UserId::local(), bench.clock.now()).await.unwrap();
         assert!(matches!(cancelled, Cancelled::Stopped { pictures: 1, .. }));
     })

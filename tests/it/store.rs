@@ -299,7 +299,7 @@ async fn a_dead_workers_claims_go_back_and_its_calls_are_handed_over(database: A
     let started = bench.start_one().await;
     let claimed = bench.claim(1).await.pop().unwrap();
     let heir = WorkerId::new(bench.ids.next());
-    bench.store.beat(bench.worker, bench.clock.now()).await.unwrap();
+    bench.store.beat(bench.worker, 1, bench.clock.now()).await.unwrap();
     bench.store.take_over(bench.worker, heir).await.unwrap();
     assert!(!bench.store.load_beats().await.unwrap().contains_key(&bench.worker));
     let left = bench.store.load_claims(heir).await.unwrap();

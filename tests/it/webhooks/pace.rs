@@ -80,7 +80,7 @@ impl Desk {
     async fn new(database: &Database) -> Self {
         let clock = Arc::new(FixedClock::at(Timestamp::from_millis(1_795_512_600_000)));
         let bench = Bench::on_clock(database, clock.clone()).await;
-        bench.store.beat(bench.worker, clock.now()).await.unwrap();
+        bench.store.beat(bench.worker, 1, clock.now()).await.unwrap();
         let assets = Arc::new(LocalAssets::open(database.folder().to_owned(), clock.clone()).unwrap());
         let rules = LinkRules { ttl: Duration::from_hours(1), min_left: Duration::from_mins(5), refresh: true };
         let links = Arc::new(Links::new(assets, clock.clone(), Arc::new(Counters::default()), rules));

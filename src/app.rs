@@ -50,13 +50,14 @@ use crate::service::links::{LinkRules, Links};
 use crate::service::memory::PictureMemory;
 use crate::service::minute::SharedMinute;
 use crate::service::notices::Notices;
+use crate::service::overview::Overview;
 use crate::service::own_references::OwnReferences;
 use crate::service::references::References;
 use crate::service::settle::Settler;
 use crate::service::uploads::Uploads;
 use crate::service::webhooks::{self, Webhooks};
 use crate::store::{Limits, Store};
-use crate::telemetry::Counters;
+use crate::telemetry::metrics::Metrics;
 use crate::webhooks::DEADLINE;
 use crate::webhooks::web::WebCourier;
 use crate::worker::{POLL, Worker};
@@ -79,7 +80,7 @@ pub struct App {
     me: WorkerId,
     exporter: Option<Arc<Exporter>>,
     flush_time: Duration,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     /// When it started, by the monotonic clock.
     since: Duration,
@@ -92,7 +93,7 @@ struct Parts {
     ids: Arc<dyn IdSource>,
     /// This process among those on the database.
     me: WorkerId,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
     prices: Arc<PriceTable>,
     store: Arc<Store>,
     assets: Arc<dyn AssetStore>,
@@ -122,9 +123,9 @@ impl App {
         parts.log_start(address);
         // Of the three eighths of the grace period that are left once the calls are put down.
         let flush_time = parts.config.work.shutdown_grace / 4;
-        let Parts { config, lifecycle, store, me, counters, clock, .. } = parts;
+        let Parts { config, lifecycle, store, me, metrics, clock, .. } = parts;
         let (database, since) = (config.database.url, clock.monotonic());
-        Ok(Self { address, lifecycle, store, database, me, exporter, flush_time, counters, clock, since })
+        Ok(Self { address, lifecycle, store, database, me, exporter, flush_time, metrics, clock, since })
     }
 
     /// Where the service listens.
@@ -170,14 +171,14 @@ impl App {
     }
 
     fn log_stop(&self, clean: bool) {
-        let counters = &self.counters;
+        let metrics = &self.metrics;
         tracing::info!(
             clean,
             seconds = self.clock.monotonic().saturating_sub(self.since).as_secs(),
-            requests = counters.requests.get(),
-            calls = counters.calls_started.get(),
-            made = counters.images_generated.get(),
-            failed = counters.images_failed.get(),
+            requests = metrics.requests.get(),
+            calls = metrics.calls_started.get(),
+            made = metrics.images_generated.get(),
+            failed = metrics.images_failed.get(),
             "stopped"
         );
     }
@@ -212,14 +213,14 @@ pub async fn migrate(config: &Config) -> anyhow::Result<()> {
 impl Parts {
     async fn open(config: Config) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let counters = Arc::new(Counters::default());
+        let metrics = Arc::new(Metrics::new(clock.clone()));
         let folder = &config.data.dir;
         std::fs::create_dir_all(folder).with_context(|| advice::unusable_folder(folder))?;
         let store = open_store(&config, clock.clone()).await?;
         let assets = storage::open_assets(&config, clock.clone()).await?;
         let (ttl, min_left, refresh) = (config.urls.ttl, config.urls.min_left, config.features.url_refresh);
         let link_rules = LinkRules { ttl, min_left, refresh };
-        let links = Arc::new(Links::new(assets.clone(), clock.clone(), counters.clone(), link_rules));
+        let links = Arc::new(Links::new(assets.clone(), clock.clone(), metrics.clone(), link_rules));
         let ids = RandomIds::default();
         Ok(Self {
             me: WorkerId::new(ids.next()),
@@ -232,7 +233,7 @@ impl Parts {
             lifecycle: Lifecycle::new(config.work.shutdown_grace),
             config,
             clock,
-            counters,
+            metrics,
             assets,
             links,
         })
@@ -297,7 +298,7 @@ impl Parts {
         }
         let bucket = storage::ledger_bucket(&self.config).await?;
         let (store, clock, ids) = (self.store.clone(), self.clock.clone(), self.ids.clone());
-        let exporter = Arc::new(Exporter::new(store, bucket, clock, ids, self.counters.clone()));
+        let exporter = Arc::new(Exporter::new(store, bucket, clock, ids, self.metrics.clone()));
         self.import_charges(&exporter).await?;
         let task = exporter.clone();
         let last_export = self.config.work.shutdown_grace / 4;
@@ -332,8 +333,8 @@ impl Parts {
         let kept = LocalShelf::open(folder.clone(), config.cache_bytes);
         let kept = kept.with_context(|| advice::unusable_folder(&folder))?;
         let (store, assets, clock) = (self.store.clone(), self.assets.clone(), self.clock.clone());
-        let own = OwnReferences::new(store, assets, self.web.preparer(), clock.clone(), self.counters.clone());
-        Ok(References::new(self.web.clone(), own, Arc::new(kept), clock))
+        let own = OwnReferences::new(store, assets, self.web.preparer(), clock.clone(), self.metrics.clone());
+        Ok(References::new(self.web.clone(), own, Arc::new(kept), clock, self.metrics.clone()))
     }
 
     fn start_worker(&self, exporter: Option<&Arc<Exporter>>) -> anyhow::Result<()> {
@@ -352,10 +353,10 @@ impl Parts {
                 self.store.clone(),
                 self.clock.clone(),
                 self.ids.clone(),
-                self.counters.clone(),
+                self.metrics.clone(),
                 self.rules,
             ),
-            counters: self.counters.clone(),
+            metrics: self.metrics.clone(),
             admission: Admission::new(
                 self.store.clone(),
                 claims.clone(),
@@ -423,7 +424,7 @@ impl Parts {
             self.store.clone(),
             self.links.clone(),
             self.clock.clone(),
-            self.counters.clone(),
+            self.metrics.clone(),
             self.lifecycle.tracker().clone(),
             self.lifecycle.draining(),
             FeedRules { max_life: self.config.http.stream_limit(), ..FeedRules::default() },
@@ -436,6 +437,7 @@ impl Parts {
             self.ids.clone(),
             self.rules,
             self.lifecycle.draining(),
+            self.metrics.clone(),
         );
         let uploads = Uploads::new(
             self.store.clone(),
@@ -454,11 +456,19 @@ impl Parts {
                 self.store.clone(),
                 self.assets.clone(),
                 self.gate.clone(),
-                exporter,
+                exporter.clone(),
                 self.clock.clone(),
             )),
+            overview: Arc::new(Overview::new(
+                self.store.clone(),
+                self.gate.clone(),
+                exporter,
+                self.metrics.clone(),
+                self.clock.clone(),
+                self.rules.limits,
+            )),
             assets: self.assets.clone(),
-            counters: self.counters.clone(),
+            metrics: self.metrics.clone(),
             clock: self.clock.clone(),
             limits: HttpLimits {
                 max_rows: limits.max_rows_per_batch,

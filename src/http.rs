@@ -19,6 +19,7 @@ pub mod images;
 pub mod limits;
 pub mod local;
 pub mod models;
+pub mod operations;
 pub mod origins;
 pub mod pictures;
 pub mod prefer;
@@ -49,9 +50,10 @@ use crate::service::access::Access;
 use crate::service::batches::Batches;
 use crate::service::feed::Feeds;
 use crate::service::health::Health;
+use crate::service::overview::Overview;
 use crate::service::uploads::Uploads;
 use crate::service::webhooks::Webhooks;
-use crate::telemetry::Counters;
+use crate::telemetry::metrics::Metrics;
 
 /// What requests are bounded by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,10 +85,12 @@ pub struct AppState {
     pub feeds: Arc<Feeds>,
     /// Whether the parts answer.
     pub health: Arc<Health>,
+    /// What an operator looks at.
+    pub overview: Arc<Overview>,
     /// Local pictures.
     pub assets: Arc<dyn AssetStore>,
-    /// The counters of this process.
-    pub counters: Arc<Counters>,
+    /// The metrics of this process.
+    pub metrics: Arc<Metrics>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
     /// What requests are bounded by.
@@ -122,8 +126,9 @@ from_state! {
     batches: Arc<Batches>,
     feeds: Arc<Feeds>,
     health: Arc<Health>,
+    overview: Arc<Overview>,
     assets: Arc<dyn AssetStore>,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     limits: HttpLimits,
 }

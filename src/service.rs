@@ -16,6 +16,7 @@ pub mod memory;
 pub mod minute;
 pub mod models;
 pub mod notices;
+pub mod overview;
 pub mod own_references;
 mod read;
 pub mod references;

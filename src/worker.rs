@@ -209,8 +209,9 @@ impl Worker {
     }
 
     async fn beat(&self) {
-        if let Err(error) = self.claims.keep_alive().await {
-            tracing::warn!(%error, "cannot raise this worker's beat");
+        match self.claims.keep_alive().await {
+            Ok(dead) => drop(self.executor.metrics.takeovers.inc_by(dead as u64)),
+            Err(error) => tracing::warn!(%error, "cannot raise this worker's beat"),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::domain::time::Day;
 use crate::service::ledger::Exporter;
 use crate::service::verify::Verifier;
 use crate::store::Store;
-use crate::telemetry::Counters;
+use crate::telemetry::metrics::Metrics;
 
 /// How often a database is read anew because a process began to work on it meanwhile.
 const MAX_READINGS: u32 = 5;
@@ -60,7 +60,7 @@ pub async fn import(config: &Config, day: Option<Day>) -> anyhow::Result<(Day, u
     let store = Arc::new(open_store(config, clock.clone()).await?);
     let ledger = storage::ledger_bucket(config).await?;
     let exporter =
-        Exporter::new(store.clone(), ledger, clock, Arc::new(RandomIds::default()), Arc::new(Counters::default()));
+        Exporter::new(store.clone(), ledger, clock, Arc::new(RandomIds::default()), Arc::new(Metrics::default()));
     let new = exporter.take_in(day).await;
     store.close().await;
     Ok((day, new?))

@@ -61,6 +61,7 @@ pub fn need(method: &Method, route: &str) -> Need {
         {
             Need::Scope(Scope::Submit)
         }
+        "/metrics" | "/overview" if reads => Need::Scope(Scope::Admin),
         // The method does not exist there, which whoever is known is told.
         "/images"
         | "/images/{batchId}"
@@ -70,6 +71,8 @@ pub fn need(method: &Method, route: &str) -> Need {
         | "/images/{batchId}/webhooks"
         | "/budget"
         | "/models"
+        | "/metrics"
+        | "/overview"
         | "/references"
         | "/images/{batchId}/cancel"
         | "/images/{batchId}/retry" => Need::Anyone,

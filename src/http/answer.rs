@@ -17,6 +17,7 @@ use tracing::Instrument;
 
 use super::AppState;
 use super::problem::{Code, Problem};
+use crate::telemetry::metrics::Answered;
 
 /// Most bytes of a request's target and headers that get an answer with a reason. `serve` cuts a
 /// connection at a higher bound, without one.
@@ -38,12 +39,12 @@ const PROTECTION: [(HeaderName, &str); 5] = [
 /// Runs a request through the routes.
 pub async fn answer(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let begun = state.clock.monotonic();
-    state.counters.requests.increment();
+    state.metrics.requests.inc();
     let id = request_id(request.headers());
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
-    let span = tracing::info_span!("request", id = %id.to_str().unwrap_or_default(), %method, route);
+    let span = tracing::info_span!("request", id = %id.to_str().unwrap_or_default(), %method, %route);
 
     async {
         let response = if header_bytes(request.uri(), request.headers()) > MAX_HEADER_BYTES {
@@ -55,20 +56,15 @@ pub async fn answer(State(state): State<AppState>, request: Request, next: Next)
         } else {
             next.run(request).await
         };
-        let mut response = as_problem(response, &path);
-        if response.status().is_server_error() {
-            state.counters.errors.increment();
-        }
+        let (mut response, code) = as_problem(response, &path);
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID, id);
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-cache"));
         protect(headers, state.behind_platform);
-        let latency = state.clock.monotonic().saturating_sub(begun);
-        tracing::info!(
-            status = response.status().as_u16(),
-            latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX),
-            "answered"
-        );
+        let (status, time) = (response.status().as_u16(), state.clock.monotonic().saturating_sub(begun));
+        let code = code.map(Code::as_str);
+        state.metrics.answered(&Answered { route: &route, method: method.as_str(), status, code, time });
+        tracing::info!(status, latency_us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX), "answered");
         response
     }
     .instrument(span)
@@ -93,15 +89,16 @@ pub fn after_panic(panic: Box<dyn Any + Send>) -> Response<Body> {
     Problem::internal().into_response()
 }
 
-/// Gives a problem its path, and turns any other error answer into a problem.
-fn as_problem(response: Response, path: &str) -> Response {
+/// Gives a problem its path, and turns any other error answer into a problem. Says which.
+fn as_problem(response: Response, path: &str) -> (Response, Option<Code>) {
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
-        return response;
+        return (response, None);
     }
     let (mut parts, _) = response.into_parts();
     let problem = parts.extensions.remove::<Problem>().unwrap_or_else(|| Problem::of_status(status));
-    problem.at(path).into_response_with(parts.headers)
+    let code = problem.code();
+    (problem.at(path).into_response_with(parts.headers), Some(code))
 }
 
 fn header_bytes(uri: &Uri, headers: &HeaderMap) -> usize {
@@ -129,7 +126,7 @@ mod tests {
     #[test]
     fn an_error_of_any_origin_becomes_a_problem_and_keeps_its_other_headers() {
         let bare = (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET,HEAD"), (CONTENT_LENGTH, "0")], "").into_response();
-        let response = as_problem(bare, "/images");
+        let (response, _) = as_problem(bare, "/images");
         assert_eq!(response.status(), 405);
         assert_eq!(response.headers()[ALLOW], "GET,HEAD");
         assert_eq!(response.headers()[CONTENT_TYPE], crate::http::problem::PROBLEM_JSON);
@@ -138,7 +135,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_is_no_error_is_left_alone() {
-        let response = as_problem((StatusCode::OK, "text").into_response(), "/");
+        let (response, _) = as_problem((StatusCode::OK, "text").into_response(), "/");
         assert_eq!(response.headers()[CONTENT_TYPE], "text/plain; charset=utf-8");
     }
 

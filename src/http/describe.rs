@@ -17,7 +17,8 @@ use utoipa_axum::routes;
 
 use super::problem::PROBLEM_JSON;
 use super::{
-    AppState, console, docs, images, models, pictures, progress, references, results, retry, session, status, webhooks,
+    AppState, console, docs, images, models, operations, pictures, progress, references, results, retry, session,
+    status, webhooks,
 };
 
 #[derive(utoipa::OpenApi)]
@@ -35,7 +36,7 @@ use super::{
         (name = "pictures", description = "Links to pictures, and the pictures themselves"),
         (name = "progress", description = "Server-sent events"),
         (name = "access", description = "A browser's login"),
-        (name = "service", description = "Health, counters, this description"),
+        (name = "service", description = "Health, metrics, this description"),
     ),
 )]
 struct Contract;
@@ -65,6 +66,8 @@ pub fn routes() -> (Router<AppState>, OpenApi) {
         .routes(routes!(status::readyz))
         .routes(routes!(status::ready))
         .routes(routes!(status::metrics_lite))
+        .routes(routes!(operations::metrics))
+        .routes(routes!(operations::overview))
         .routes(routes!(console::page))
         .routes(routes!(console::part))
         .routes(routes!(docs::page))

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::problem::Problem;
 use crate::clock::Clock;
 use crate::service::health::Health;
-use crate::telemetry::Counters;
+use crate::telemetry::metrics::Metrics;
 
 /// A sign of life.
 #[derive(Debug, Serialize, ToSchema)]
@@ -112,26 +112,26 @@ pub struct MetricsView {
 }
 
 /// What this process has counted since its start.
-#[utoipa::path(get, path = "/metrics-lite", tag = "service", responses((status = 200, description = "Counters", body = MetricsView)))]
+#[utoipa::path(get, path = "/metrics-lite", tag = "service", responses((status = 200, description = "Metrics", body = MetricsView)))]
 pub async fn metrics_lite(
     State(clock): State<Arc<dyn Clock>>,
-    State(counters): State<Arc<Counters>>,
+    State(metrics): State<Arc<Metrics>>,
 ) -> Json<MetricsView> {
     Json(MetricsView {
         ts: clock.now().millis(),
-        requests: counters.requests.get(),
-        errors: counters.errors.get(),
-        images_generated: counters.images_generated.get(),
-        url_refreshes: counters.url_refreshes.get(),
-        images_failed: counters.images_failed.get(),
-        calls_started: counters.calls_started.get(),
-        calls_throttled: counters.calls_throttled.get(),
-        calls_unknown: counters.calls_unknown.get(),
-        overruns: counters.overruns.get(),
-        ledger_lines: counters.ledger_lines.get(),
-        events_read: counters.events_read.get(),
-        events_rendered: counters.events_rendered.get(),
-        streams_opened: counters.streams_opened.get(),
-        streams_closed: counters.streams_closed.get(),
+        requests: metrics.requests.get(),
+        errors: metrics.errors.get(),
+        images_generated: metrics.images_generated.get(),
+        url_refreshes: metrics.url_refreshes.get(),
+        images_failed: metrics.images_failed.get(),
+        calls_started: metrics.calls_started.get(),
+        calls_throttled: metrics.calls_throttled.get(),
+        calls_unknown: metrics.calls_unknown.get(),
+        overruns: metrics.overruns.get(),
+        ledger_lines: metrics.ledger_lines.get(),
+        events_read: metrics.events_read.get(),
+        events_rendered: metrics.events_rendered.get(),
+        streams_opened: metrics.streams_opened.get(),
+        streams_closed: metrics.streams_closed.get(),
     })
 }

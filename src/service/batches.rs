@@ -18,6 +18,7 @@ use crate::domain::prices::{PriceError, PriceTable};
 use crate::domain::state::ImageError;
 use crate::domain::time::Timestamp;
 use crate::store::{Store, StoreError};
+use crate::telemetry::metrics::Metrics;
 
 /// Why a request cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -142,11 +143,13 @@ pub struct Batches {
     pub(super) ids: Arc<dyn IdSource>,
     pub(super) rules: MoneyRules,
     pub(super) draining: CancellationToken,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Batches {
     /// Puts the use cases on top of their parts; nobody is kept waiting once `draining` is cancelled.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "the parts, each once, from the one place that has them")]
     pub fn new(
         store: Arc<Store>,
         prices: Arc<PriceTable>,
@@ -155,8 +158,9 @@ impl Batches {
         ids: Arc<dyn IdSource>,
         rules: MoneyRules,
         draining: CancellationToken,
+        metrics: Arc<Metrics>,
     ) -> Self {
-        Self { store, prices, links, clock, ids, rules, draining }
+        Self { store, prices, links, clock, ids, rules, draining, metrics }
     }
 }
 

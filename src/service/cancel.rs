@@ -4,6 +4,7 @@ use super::batches::{Batches, ServiceError};
 use super::settle::log_finished;
 use crate::domain::ids::{BatchId, UserId};
 use crate::store::Cancelled;
+use crate::telemetry::metrics::PictureOutcome;
 
 impl Batches {
     /// Stops what has not started and releases its money; a finished batch stays as it is.
@@ -17,6 +18,9 @@ impl Batches {
             Cancelled::Stopped { pictures, finished } => {
                 tracing::info!(%batch, pictures, "batch cancelled");
                 finished.iter().for_each(log_finished);
+                if let Some(batch) = self.store.load_batch(batch, caller).await? {
+                    self.metrics.pictures_ended(&batch.model, PictureOutcome::Cancelled, pictures.into());
+                }
                 Ok(())
             }
         }

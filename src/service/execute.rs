@@ -27,7 +27,7 @@ use crate::domain::state::{ErrorCode, ImageError};
 use crate::failpoint;
 use crate::provider::{Answer, ImageCall, ImageProvider, ProviderError};
 use crate::store::{CallSpec, Job, Store, StoreError};
-use crate::telemetry::Counters;
+use crate::telemetry::metrics::{CallOutcome, Metrics};
 
 /// Tries to store a picture that was paid for before it is given up.
 const STORE_TRIES: u32 = 5;
@@ -62,7 +62,7 @@ pub struct Executor {
     /// Who writes how attempts ended.
     pub settler: Settler,
     /// What is counted.
-    pub counters: Arc<Counters>,
+    pub metrics: Arc<Metrics>,
     /// Whether a call may start.
     pub admission: Admission,
     /// What the pictures of all calls may take of the memory.
@@ -113,10 +113,15 @@ impl Executor {
     /// Makes the picture of `job` and settles it; leaves the claim as it is when the service stops first.
     /// A job that was left behind by a dead worker has no `slot`.
     pub async fn run(&self, job: Job, slot: Option<Slot>, signals: &Signals) {
+        let begun = self.clock.monotonic();
         let ended =
             if job.started { self.reconcile(&job, signals).await } else { self.attempt(&job, slot, signals).await };
         if let Some(ended) = ended {
+            let is_made = matches!(ended.outcome, Outcome::Made { .. });
             self.settle(&job, ended, signals).await;
+            if is_made {
+                self.metrics.picture_took(&job.model, self.clock.monotonic().saturating_sub(begun));
+            }
         }
     }
 
@@ -247,7 +252,7 @@ impl Executor {
         }
         match self.store.start(&job.claim, self.clock.now()).await {
             Ok(true) => {
-                self.counters.calls_started.increment();
+                self.metrics.calls_started.inc();
                 Some(Started::Durably)
             }
             Ok(false) => None,
@@ -271,12 +276,17 @@ impl Executor {
         if !self.admission.send(&mut permit).await {
             return Outcome::Postponed(RETRY_PAUSE).into();
         }
+        let flight = self.metrics.call();
         let answer = tokio::select! {
             answer = tokio::time::timeout(self.call_timeout, self.provider.generate(call)) => answer,
             () = signals.aborting.cancelled() => return Outcome::Interrupted.into(),
         };
         let answer = answer.unwrap_or_else(|_| Err(ProviderError::OutcomeUnknown("no answer in time".to_owned())));
+        flight.ended(&job.model);
         failpoint::hit("execute.answered");
+        if let Some(outcome) = counted(answer.as_ref().err()) {
+            self.metrics.call_ended(&job.model, outcome);
+        }
         let default_pause = self.admission.default_pause();
         let verdict = verdict(answer.as_ref().err(), default_pause);
         self.admission.ended(job.claim.image.batch, &job.model, permit, verdict).await;
@@ -285,9 +295,6 @@ impl Executor {
             Ok(answer) => self.answered(job, answer, signals).await,
             Err(error) => {
                 tracing::info!(image = %job.claim.image, %error, "call failed");
-                if matches!(error, ProviderError::Throttled { .. }) {
-                    self.counters.calls_throttled.increment();
-                }
                 outcome(error, default_pause).into()
             }
         }
@@ -390,6 +397,18 @@ fn verdict(error: Option<&ProviderError>, default_pause: Duration) -> Verdict {
         Some(ProviderError::Throttled { retry_after }) => Verdict::Throttled(retry_after.unwrap_or(default_pause)),
         Some(ProviderError::QuotaExhausted { resets_in }) => Verdict::QuotaExhausted(*resets_in),
         Some(ProviderError::Failed(_) | ProviderError::OutcomeUnknown(_)) => Verdict::Failed,
+    }
+}
+
+/// As what the end of a call counts; `None` if that is not known before it is written.
+fn counted(error: Option<&ProviderError>) -> Option<CallOutcome> {
+    match error {
+        None => Some(CallOutcome::Answered),
+        Some(ProviderError::Refused(_)) => Some(CallOutcome::Refused),
+        Some(ProviderError::Throttled { .. }) => Some(CallOutcome::Throttled),
+        Some(ProviderError::QuotaExhausted { .. }) => Some(CallOutcome::Quota),
+        Some(ProviderError::Failed(_)) => Some(CallOutcome::Failed),
+        Some(ProviderError::OutcomeUnknown(_)) => None,
     }
 }
 

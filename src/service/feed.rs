@@ -29,7 +29,7 @@ use crate::domain::spec::SceneId;
 use crate::domain::state::Billing;
 use crate::domain::time::Timestamp;
 use crate::store::{EventRow, Store};
-use crate::telemetry::Counters;
+use crate::telemetry::metrics::{Metrics, StreamEnd};
 
 /// The pause after which a client that lost its stream comes back.
 pub const RETRY: Duration = Duration::from_secs(1);
@@ -72,7 +72,7 @@ pub struct Feeds {
     store: Arc<Store>,
     links: Arc<Links>,
     clock: Arc<dyn Clock>,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
     tracker: TaskTracker,
     draining: CancellationToken,
     rules: FeedRules,
@@ -116,13 +116,13 @@ impl Feeds {
         store: Arc<Store>,
         links: Arc<Links>,
         clock: Arc<dyn Clock>,
-        counters: Arc<Counters>,
+        metrics: Arc<Metrics>,
         tracker: TaskTracker,
         draining: CancellationToken,
         rules: FeedRules,
     ) -> Self {
         let (open, kept) = (Mutex::default(), Arc::default());
-        Self { store, links, clock, counters, tracker, draining, rules, open, kept }
+        Self { store, links, clock, metrics, tracker, draining, rules, open, kept }
     }
 
     /// Opens a stream of the events after number `after`.
@@ -142,7 +142,7 @@ impl Feeds {
             return Ok(Subscription::Ended);
         }
         let feed = self.feed(batch, row.last_event);
-        self.counters.streams_opened.increment();
+        self.metrics.stream_opened();
         let ends_at = self.rules.max_life.map(|life| tokio::time::Instant::now() + life);
         let reader = Reader {
             feeds: self.clone(),
@@ -151,6 +151,7 @@ impl Feeds {
             page: VecDeque::new(),
             just_filled: false,
             over: false,
+            end: StreamEnd::Left,
             ends_at,
         };
         let retry = Bytes::from(format!("retry: {}\n\n", RETRY.as_millis()));
@@ -215,7 +216,7 @@ impl Feeds {
         if known <= sent {
             let rest = u32::try_from((index + 1) * PAGE - known).unwrap_or(u32::MAX);
             let rows = self.store.load_events(feed.batch, known, rest).await?;
-            self.counters.events_read.add(rows.len() as u64);
+            self.metrics.events_read.inc_by(rows.len() as u64);
             let mut frames = stream::iter(rows).map(|row| self.render(feed.batch, row)).buffered(MINTED_AT_ONCE);
             while let Some(frame) = frames.next().await {
                 page.push(frame?);
@@ -242,7 +243,7 @@ impl Feeds {
             }
             event => (json(batch, number, row.at, &event)?, None),
         };
-        self.counters.events_rendered.increment();
+        self.metrics.events_rendered.inc();
         let bytes = Bytes::from(format!("id: {number}\nevent: {kind}\ndata: {body}\n\n"));
         Ok(Frame { number, done, good_until, bytes })
     }
@@ -350,6 +351,8 @@ struct Reader {
     /// Whether the page came just now: its links are as fresh as they get.
     just_filled: bool,
     over: bool,
+    /// Why it ends, as soon as it does not go on; until then only a client that leaves ends it.
+    end: StreamEnd,
     ends_at: Option<tokio::time::Instant>,
 }
 
@@ -358,9 +361,14 @@ impl Reader {
     async fn next(&mut self) -> Option<Bytes> {
         let mut last = self.feed.last.subscribe();
         loop {
-            let expired = self.ends_at.is_some_and(|end| tokio::time::Instant::now() >= end);
-            if self.over || expired || self.feeds.draining.is_cancelled() {
+            if self.over {
                 return None;
+            }
+            if self.feeds.draining.is_cancelled() {
+                return self.ended(StreamEnd::Draining);
+            }
+            if self.ends_at.is_some_and(|end| tokio::time::Instant::now() >= end) {
+                return self.ended(StreamEnd::TimeLimit);
             }
             if !self.just_filled && self.page.front().is_some_and(|frame| !frame.is_good(self.feeds.clock.now())) {
                 // A slow client took so long that the links would have too little left: render them anew.
@@ -369,7 +377,9 @@ impl Reader {
             if let Some(frame) = self.page.pop_front() {
                 self.just_filled = false;
                 self.sent = frame.number;
-                self.over = frame.done && self.page.is_empty() && frame.number >= *last.borrow();
+                if frame.done && self.page.is_empty() && frame.number >= *last.borrow() {
+                    self.ended(StreamEnd::Done);
+                }
                 return Some(frame.bytes);
             }
             let known = *last.borrow_and_update();
@@ -380,8 +390,8 @@ impl Reader {
                 }
             }
             tokio::select! {
-                () = self.feeds.draining.cancelled() => return None,
-                () = until(self.ends_at) => return None,
+                () = self.feeds.draining.cancelled() => return self.ended(StreamEnd::Draining),
+                () = until(self.ends_at) => return self.ended(StreamEnd::TimeLimit),
                 _ = last.changed() => {}
                 () = tokio::time::sleep(HEARTBEAT) => return Some(Bytes::from_static(b":\n\n")),
             }
@@ -393,15 +403,21 @@ impl Reader {
             Ok(frames) => (self.page, self.just_filled) = (frames, true),
             Err(error) => {
                 tracing::warn!(batch = %self.feed.batch, %error, "cannot read progress; the stream ends");
-                self.over = true;
+                self.ended(StreamEnd::Failed);
             }
         }
+    }
+
+    /// Nothing more is sent, for this reason.
+    fn ended(&mut self, end: StreamEnd) -> Option<Bytes> {
+        (self.over, self.end) = (true, end);
+        None
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.feeds.counters.streams_closed.increment();
+        self.feeds.metrics.stream_closed(self.end);
     }
 }
 

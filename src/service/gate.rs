@@ -61,6 +61,19 @@ pub enum Reason {
     Busy,
 }
 
+impl Reason {
+    /// The text form, in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Throttled => "throttled",
+            Self::Quota => "quota",
+            Self::Failing => "failing",
+            Self::Busy => "busy",
+        }
+    }
+}
+
 /// A gate that does not open now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closed {
@@ -68,6 +81,15 @@ pub struct Closed {
     pub reason: Reason,
     /// When it may open; it may be sooner, or later.
     pub opens_in: Duration,
+}
+
+/// How a gate stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GateState {
+    /// Calls that may be under way at once now.
+    pub allowed: u32,
+    /// Why none of any model starts, or why none of some model; `None` while calls do.
+    pub closed: Option<Reason>,
 }
 
 /// How a call ended, as far as the next ones are concerned.
@@ -169,6 +191,13 @@ impl Gate {
     pub fn trouble(&self, model: Option<&str>) -> Option<Closed> {
         let now = self.clock.monotonic();
         self.lock().closed(model, now, self.rules).filter(|closed| closed.reason != Reason::Busy)
+    }
+
+    /// How the gate stands now.
+    #[must_use]
+    pub fn view(&self) -> GateState {
+        let allowed = self.lock().allowed.min(self.rules.concurrency);
+        GateState { allowed, closed: self.trouble(None).map(|closed| closed.reason) }
     }
 
     /// No call starts for `span`, as all instances together have spent those of the minute; zero if one is free.

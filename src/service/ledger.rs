@@ -21,7 +21,7 @@ use crate::domain::time::{Day, Timestamp};
 use crate::failpoint;
 use crate::ledger::{Chunk, DayHead, LedgerBucket, LedgerError};
 use crate::store::{DayState, PendingChunk, Store, StoreError};
-use crate::telemetry::Counters;
+use crate::telemetry::metrics::Metrics;
 
 /// The least time between two exports while charges come in.
 pub const EXPORT_PACE: Duration = Duration::from_secs(2);
@@ -74,7 +74,7 @@ pub struct Exporter {
     bucket: Arc<dyn LedgerBucket>,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
     import_owed: AtomicBool,
     /// Since when charges wait, if they do.
     trouble: Mutex<Option<Timestamp>>,
@@ -101,14 +101,14 @@ impl Exporter {
         bucket: Arc<dyn LedgerBucket>,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdSource>,
-        counters: Arc<Counters>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             store,
             bucket,
             clock,
             ids,
-            counters,
+            metrics,
             import_owed: AtomicBool::new(false),
             trouble: Mutex::default(),
             watched: Mutex::default(),
@@ -390,7 +390,7 @@ impl Exporter {
             match self.place(&head, &chunk, &pending).await? {
                 Place::Done => {
                     if self.store.confirm_chunk(day, &pending).await? {
-                        self.counters.ledger_lines.add(pending.to + 1 - pending.from);
+                        self.metrics.ledger_lines.inc_by(pending.to + 1 - pending.from);
                     }
                     failpoint::hit("ledger.confirmed");
                     self.bucket.sweep(day, pending.to).await?;

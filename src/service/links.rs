@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::domain::picture::{Picture, PictureFormat};
 use crate::domain::spec::SceneId;
 use crate::domain::time::Timestamp;
-use crate::telemetry::Counters;
+use crate::telemetry::metrics::Metrics;
 
 /// Most links kept; with more the older half is dropped.
 const LINKS_KEPT: usize = 10_000;
@@ -49,7 +49,7 @@ pub struct PictureLinks {
 pub struct Links {
     assets: Arc<dyn AssetStore>,
     clock: Arc<dyn Clock>,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
     rules: LinkRules,
     kept: Arc<Mutex<Kept>>,
     at_once: Arc<Semaphore>,
@@ -97,8 +97,8 @@ impl Kept {
 impl Links {
     /// Mints with `assets` by `rules`.
     #[must_use]
-    pub fn new(assets: Arc<dyn AssetStore>, clock: Arc<dyn Clock>, counters: Arc<Counters>, rules: LinkRules) -> Self {
-        Self { assets, clock, counters, rules, kept: Arc::default(), at_once: Arc::new(Semaphore::new(MINTED_AT_ONCE)) }
+    pub fn new(assets: Arc<dyn AssetStore>, clock: Arc<dyn Clock>, metrics: Arc<Metrics>, rules: LinkRules) -> Self {
+        Self { assets, clock, metrics, rules, kept: Arc::default(), at_once: Arc::new(Semaphore::new(MINTED_AT_ONCE)) }
     }
 
     /// A link to `object` with at least the promised life left, offered as `file_name` when it is saved.
@@ -125,7 +125,7 @@ impl Links {
 
     /// Mints a link and keeps it. Nothing happens before somebody waits for it.
     fn mint(&self, object: &str, file_name: &str, again: bool) -> Minting {
-        let (assets, counters, kept) = (self.assets.clone(), self.counters.clone(), self.kept.clone());
+        let (assets, metrics, kept) = (self.assets.clone(), self.metrics.clone(), self.kept.clone());
         let (object, file_name, ttl) = (object.to_owned(), file_name.to_owned(), self.rules.ttl);
         let at_once = self.at_once.clone();
         let minting = async move {
@@ -135,7 +135,7 @@ impl Links {
             kept.minting.remove(&object);
             let link = minted?;
             if again {
-                counters.url_refreshes.increment();
+                metrics.url_refreshes.inc();
             }
             kept.insert(object, link.clone());
             Ok(link)

@@ -18,7 +18,7 @@ use crate::domain::spec::Reference;
 use crate::references::ReferenceError;
 use crate::references::content::Preparer;
 use crate::store::Store;
-use crate::telemetry::Counters;
+use crate::telemetry::metrics::Metrics;
 
 /// The folders whose pictures may be referred to.
 const FOLDERS: [&str; 2] = ["images/", "references/"];
@@ -29,7 +29,7 @@ pub struct OwnReferences {
     assets: Arc<dyn AssetStore>,
     preparer: Preparer,
     clock: Arc<dyn Clock>,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
 }
 
 impl OwnReferences {
@@ -40,9 +40,9 @@ impl OwnReferences {
         assets: Arc<dyn AssetStore>,
         preparer: Preparer,
         clock: Arc<dyn Clock>,
-        counters: Arc<Counters>,
+        metrics: Arc<Metrics>,
     ) -> Self {
-        Self { store, assets, preparer, clock, counters }
+        Self { store, assets, preparer, clock, metrics }
     }
 
     /// What `reference` leads to, if it is an address of ours.
@@ -71,7 +71,7 @@ impl OwnReferences {
         let bytes = self.read(opened).await?;
         let picture = self.preparer.prepare(bytes, reference.sha256.clone()).await?;
         if link.expires_at.is_some_and(|end| end <= self.clock.now()) {
-            self.counters.url_refreshes.increment();
+            self.metrics.url_refreshes.inc();
         }
         Ok(ReferenceImage { bytes: picture.bytes, format: picture.format, mode: reference.mode })
     }

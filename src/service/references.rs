@@ -19,6 +19,7 @@ use crate::domain::spec::Reference;
 use crate::domain::state::ImageError;
 use crate::references::{Kept, ReferenceError, ReferenceShelf, ReferenceSource};
 use crate::store::Job;
+use crate::telemetry::metrics::{Metrics, ReferenceOutcome};
 
 /// A reference that failed is not asked for again before this time: a thousand rows may share it.
 const FAILURE_REMEMBERED: Duration = Duration::from_secs(10);
@@ -31,6 +32,7 @@ pub struct References {
     own: OwnReferences,
     shelf: Arc<dyn ReferenceShelf>,
     clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
     flights: Mutex<HashMap<String, Weak<Flight>>>,
     failures: Mutex<HashMap<String, (Duration, ReferenceError)>>,
 }
@@ -68,8 +70,9 @@ impl References {
         own: OwnReferences,
         shelf: Arc<dyn ReferenceShelf>,
         clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
     ) -> Self {
-        Self { web, own, shelf, clock, flights: Mutex::default(), failures: Mutex::default() }
+        Self { web, own, shelf, clock, metrics, flights: Mutex::default(), failures: Mutex::default() }
     }
 
     /// All references of `job`, equal ones once, or why the first of the others cannot be had; `None` when
@@ -115,7 +118,10 @@ impl References {
             return Err(error);
         }
         let kept = match self.shelf.take(&name).await {
-            Some(kept) => kept,
+            Some(kept) => {
+                self.metrics.reference(ReferenceOutcome::Cached);
+                kept
+            }
             None => self.fetch(&name, job, reference, link.as_ref()).await?,
         };
         let sha256 = Sha256Hex::of(&kept.bytes);
@@ -135,6 +141,7 @@ impl References {
             Some(link) => self.own.get(&job.owner, link, reference).await,
             None => self.web.fetch(reference).await,
         };
+        self.metrics.reference(counted(fetched.as_ref().err(), link.is_some()));
         match fetched {
             Ok(image) => {
                 let kept = Kept { bytes: image.bytes, format: image.format };
@@ -168,6 +175,17 @@ impl References {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.retain(|_, (at, _)| now.saturating_sub(*at) < FAILURE_REMEMBERED);
         failures.get(name).map(|(_, error)| error.clone())
+    }
+}
+
+/// As what a reference counts that came from the service's `own` pictures or from the web, or did not.
+const fn counted(error: Option<&ReferenceError>, own: bool) -> ReferenceOutcome {
+    match error {
+        None if own => ReferenceOutcome::Own,
+        None => ReferenceOutcome::Fetched,
+        Some(ReferenceError::Blocked) => ReferenceOutcome::Blocked,
+        Some(ReferenceError::TooLarge(_)) => ReferenceOutcome::TooLarge,
+        Some(ReferenceError::Unreachable(_) | ReferenceError::Unusable(_)) => ReferenceOutcome::Failed,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::domain::outcome::Settlement;
 use crate::domain::state::ImageState;
 use crate::failpoint;
 use crate::store::{FinishedBatch, Job, SettleRequest, Settled, Store, StoreError};
-use crate::telemetry::Counters;
+use crate::telemetry::metrics::{self, Metrics, PictureOutcome};
 
 /// Most ends in one transaction. Measured on Postgres at 1 ms: 374 settles a second alone, 8,570 in groups of 64.
 const GROUP: usize = 64;
@@ -26,7 +26,7 @@ pub struct Settler {
     store: Arc<Store>,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
     rules: MoneyRules,
     waiting: Mutex<VecDeque<Waiting>>,
     turn: tokio::sync::Mutex<()>,
@@ -78,10 +78,10 @@ impl Settler {
         store: Arc<Store>,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdSource>,
-        counters: Arc<Counters>,
+        metrics: Arc<Metrics>,
         rules: MoneyRules,
     ) -> Self {
-        Self { store, clock, ids, counters, rules, waiting: Mutex::default(), turn: tokio::sync::Mutex::default() }
+        Self { store, clock, ids, metrics, rules, waiting: Mutex::default(), turn: tokio::sync::Mutex::default() }
     }
 
     /// Writes one end, together with all that are ready.
@@ -156,8 +156,10 @@ impl Settler {
     }
 
     fn count(&self, job: &Job, settled: Settled) {
-        let (state, overrun, unknown) = match settled {
-            Settled::Written { state, overrun, unknown } => (state, overrun, unknown),
+        let (state, end, error) = match settled {
+            Settled::Written { state, overrun, unknown, cost, error } => {
+                (state, metrics::Settled { model: &job.model, cost, overrun, unknown }, error)
+            }
             Settled::ClaimLost => {
                 tracing::warn!(image = %job.claim.image, "claim lost: another worker settled this picture");
                 return;
@@ -170,18 +172,22 @@ impl Settler {
                 return;
             }
         };
-        match state {
-            ImageState::Completed => self.counters.images_generated.increment(),
-            ImageState::Failed => self.counters.images_failed.increment(),
-            ImageState::Queued | ImageState::Claimed | ImageState::Running | ImageState::Cancelled => {}
+        let outcome = match state {
+            ImageState::Completed => Some(PictureOutcome::Completed),
+            ImageState::Failed => Some(PictureOutcome::Failed),
+            ImageState::Cancelled => Some(PictureOutcome::Cancelled),
+            ImageState::Queued | ImageState::Claimed | ImageState::Running => None,
+        };
+        if let Some(outcome) = outcome {
+            self.metrics.pictures_ended(&job.model, outcome, 1);
         }
-        if overrun {
-            self.counters.overruns.increment();
+        if let Some(code) = error {
+            self.metrics.picture_error(code.as_str());
+        }
+        if end.overrun {
             tracing::error!(attempt = %job.claim.attempt, "a charge was above what was reserved for it");
         }
-        if unknown {
-            self.counters.calls_unknown.increment();
-        }
+        self.metrics.settled(end);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Waiting>> {

@@ -45,6 +45,10 @@ pub enum Settled {
         overrun: bool,
         /// Whether nobody can know what the call cost.
         unknown: bool,
+        /// What was charged now.
+        cost: MicroUsd,
+        /// Why the picture will not be made.
+        error: Option<ErrorCode>,
     },
     /// The claim was lost: another worker has settled this picture, nothing was changed.
     ClaimLost,

@@ -20,7 +20,7 @@ use orchestrator::domain::picture::{Picture, PictureFormat, Receipt};
 use orchestrator::domain::time::Timestamp;
 use orchestrator::gcs::{Gcs, Signing};
 use orchestrator::service::links::{LinkRules, Links};
-use orchestrator::telemetry::Counters;
+use orchestrator::telemetry::metrics::Metrics;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -337,13 +337,13 @@ async fn a_week_later_the_link_is_another_one_and_works() {
     let (google, assets, _account) = with_key().await;
     store(&assets, 1, "picture").await.unwrap();
     let clock = Arc::new(FixedClock::at(SystemClock::new().now()));
-    let counters = Arc::new(Counters::default());
+    let metrics = Arc::new(Metrics::default());
     let rules = LinkRules { ttl: 12 * HOUR, min_left: Duration::from_mins(5), refresh: true };
-    let links = Links::new(Arc::new(assets), clock.clone(), counters.clone(), rules);
+    let links = Links::new(Arc::new(assets), clock.clone(), metrics.clone(), rules);
     let object = receipt(1).picture.object;
     let first = links.fresh(&object, "a.png").await.unwrap();
     assert_eq!(links.fresh(&object, "a.png").await.unwrap(), first);
-    assert_eq!((status(&first.url).await, counters.url_refreshes.get()), (200, 0));
+    assert_eq!((status(&first.url).await, metrics.url_refreshes.get()), (200, 0));
     clock.advance(7 * 24 * HOUR);
     // A signature is dated by the system's clock, which a second later signs another one.
     let signed_at = first.expires_at.before(12 * HOUR);
@@ -352,7 +352,7 @@ async fn a_week_later_the_link_is_another_one_and_works() {
     }
     let second = links.fresh(&object, "a.png").await.unwrap();
     assert_ne!(second.url, first.url);
-    assert_eq!((status(&second.url).await, counters.url_refreshes.get()), (200, 1));
+    assert_eq!((status(&second.url).await, metrics.url_refreshes.get()), (200, 1));
     google.set_time(first.expires_at.millis() / 1_000);
     assert_eq!(status(&first.url).await, 400);
 }

@@ -27,7 +27,7 @@ use orchestrator::service::notices::Notices;
 use orchestrator::service::own_references::OwnReferences;
 use orchestrator::service::references::References;
 use orchestrator::service::settle::Settler;
-use orchestrator::telemetry::Counters;
+use orchestrator::telemetry::metrics::Metrics;
 use orchestrator::worker::{POLL, Worker, WorkerError};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -78,7 +78,7 @@ impl Engine {
         poll: Duration,
     ) -> Self {
         let clock: Arc<dyn Clock> = bench.clock.clone();
-        let (store, counters) = (bench.store.clone(), Arc::new(Counters::default()));
+        let (store, metrics) = (bench.store.clone(), Arc::new(Metrics::default()));
         let money = MoneyRules { limits: bench.limits, live: true, prompts: LedgerPrompts::None, own_model: None };
         let lease = LeaseRules { duration: Duration::from_secs(3) };
         let claims = Arc::new(Claims::new(store.clone(), clock.clone(), WorkerId::new(bench.ids.next()), lease));
@@ -88,18 +88,18 @@ impl Engine {
         let ids = Arc::new(RandomIds::default());
         let assets = Arc::new(LocalAssets::open(database.folder().to_owned(), clock.clone()).unwrap());
         let preparer = Preparer::new(10 << 20, 25_000_000);
-        let own = OwnReferences::new(store.clone(), assets.clone(), preparer, clock.clone(), counters.clone());
+        let own = OwnReferences::new(store.clone(), assets.clone(), preparer, clock.clone(), metrics.clone());
         let shelf = LocalShelf::open(database.folder().join("cache"), 1 << 20).unwrap();
         let executor = Executor {
             store: store.clone(),
             provider,
             assets,
-            references: References::new(Arc::new(NoReferences), own, Arc::new(shelf), clock.clone()),
+            references: References::new(Arc::new(NoReferences), own, Arc::new(shelf), clock.clone(), metrics.clone()),
             prices: Arc::new(PriceTable::parse(EMBEDDED).unwrap()),
             thumbnails: None,
             clock: clock.clone(),
-            settler: Settler::new(store.clone(), clock, ids, counters.clone(), money),
-            counters,
+            settler: Settler::new(store.clone(), clock, ids, metrics.clone(), money),
+            metrics,
             admission: Admission::new(store, claims.clone(), gate.clone(), minute, notices, money),
             memory: PictureMemory::new(128 << 20, 10 << 20),
             call_timeout: Duration::from_secs(2),

@@ -12,7 +12,7 @@ use orchestrator::domain::ids::{BatchId, UserId};
 use orchestrator::domain::time::Timestamp;
 use orchestrator::service::feed::{FeedRules, Feeds, Subscription};
 use orchestrator::service::links::{LinkRules, Links};
-use orchestrator::telemetry::Counters;
+use orchestrator::telemetry::metrics::Metrics;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,12 +33,12 @@ async fn streams(database: &Database, refresh: bool, max_life: Option<Duration>)
     let clock = Arc::new(FixedClock::at(Timestamp::from_millis(1_800_000_000_000)));
     let bench = Bench::on_clock(database, clock.clone()).await;
     let assets = Arc::new(LocalAssets::open(database.folder().to_owned(), clock.clone()).unwrap());
-    let counters = Arc::new(Counters::default());
+    let metrics = Arc::new(Metrics::default());
     let rules = LinkRules { ttl: TTL, min_left: MIN_LEFT, refresh };
-    let links = Arc::new(Links::new(assets, clock.clone(), counters.clone(), rules));
+    let links = Arc::new(Links::new(assets, clock.clone(), metrics.clone(), rules));
     let (tracker, draining) = (TaskTracker::new(), CancellationToken::new());
     let rules = FeedRules { max_life, ..FeedRules::default() };
-    let feeds = Feeds::new(bench.store.clone(), links, clock.clone(), counters, tracker, draining, rules);
+    let feeds = Feeds::new(bench.store.clone(), links, clock.clone(), metrics, tracker, draining, rules);
     Streams { bench, clock, feeds: Arc::new(feeds) }
 }
 

@@ -15,7 +15,7 @@ use orchestrator::provider::{Answer, ImageCall, ImageProvider, ProviderError};
 use orchestrator::service::feed::{FeedRules, Feeds, Subscription};
 use orchestrator::service::links::{LinkRules, Links};
 use orchestrator::store::Cancelled;
-use orchestrator::telemetry::Counters;
+use orchestrator::telemetry::metrics::Metrics;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -52,14 +52,14 @@ impl Instance {
 
     /// The events of `batch` by a stream that looks at the table when it is told to, and not otherwise.
     async fn follow(&self, database: &Database, batch: BatchId) -> Vec<Value> {
-        let (store, clock, counters) =
-            (self.bench.store.clone(), self.bench.clock.clone(), Arc::new(Counters::default()));
+        let (store, clock, metrics) =
+            (self.bench.store.clone(), self.bench.clock.clone(), Arc::new(Metrics::default()));
         let assets = Arc::new(LocalAssets::open(database.folder().to_owned(), clock.clone()).unwrap());
         let rules = LinkRules { ttl: Duration::from_hours(1), min_left: Duration::from_mins(5), refresh: true };
-        let links = Arc::new(Links::new(assets, clock.clone(), counters.clone(), rules));
+        let links = Arc::new(Links::new(assets, clock.clone(), metrics.clone(), rules));
         let rules = FeedRules { max_life: None, poll: NEVER };
         let (tracker, draining) = (TaskTracker::new(), CancellationToken::new());
-        let feeds = Arc::new(Feeds::new(store, links, clock, counters, tracker, draining, rules));
+        let feeds = Arc::new(Feeds::new(store, links, clock, metrics, tracker, draining, rules));
         let Subscription::Frames(frames) = feeds.open(&UserId::local(), batch, 0).await.unwrap() else {
             panic!("it has seen nothing")
         };

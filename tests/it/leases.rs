@@ -12,7 +12,7 @@ use orchestrator::domain::time::{Day, Timestamp};
 use orchestrator::ledger::local::LocalLedger;
 use orchestrator::ledger::{Chunk, DayHead, LedgerBucket, LedgerError};
 use orchestrator::service::ledger::{Exporter, Turn};
-use orchestrator::telemetry::Counters;
+use orchestrator::telemetry::metrics::Metrics;
 use serde_json::json;
 
 use crate::bench::{Bench, made};
@@ -86,8 +86,8 @@ impl Writer {
         bench.store.beat(me, 1, bench.clock.now()).await.unwrap();
         let files = LocalLedger::open(database.folder().to_owned()).unwrap();
         let bucket = Arc::new(Watched { files, appended: AtomicUsize::new(0), away: AtomicBool::new(false) });
-        let (ids, counters) = (Arc::new(RandomIds::default()), Arc::new(Counters::default()));
-        let exporter = Exporter::new(bench.store.clone(), bucket.clone(), bench.clock.clone(), ids, counters);
+        let (ids, metrics) = (Arc::new(RandomIds::default()), Arc::new(Metrics::default()));
+        let exporter = Exporter::new(bench.store.clone(), bucket.clone(), bench.clock.clone(), ids, metrics);
         Self { bench, me, bucket, exporter }
     }
 

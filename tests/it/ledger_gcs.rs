@@ -17,7 +17,7 @@ use orchestrator::ledger::local::LocalLedger;
 use orchestrator::ledger::{Chunk, LedgerBucket};
 use orchestrator::service::ledger::Exporter;
 use orchestrator::service::verify::Verifier;
-use orchestrator::telemetry::Counters;
+use orchestrator::telemetry::metrics::Metrics;
 use serde_json::Value;
 
 use crate::bench::{Bench, made};
@@ -48,7 +48,7 @@ async fn exporter(bench: &Bench, google: &Google, pace: Duration) -> Exporter {
         ledger,
         bench.clock.clone(),
         Arc::new(RandomIds::default()),
-        Arc::new(Counters::default()),
+        Arc::new(Metrics::default()),
     )
 }
 
@@ -503,7 +503,7 @@ async fn a_database_that_was_set_back_loses_no_line(google: Option<Google>) {
                     ledger.clone(),
                     bench.clock.clone(),
                     Arc::new(RandomIds::default()),
-                    Arc::new(Counters::default()),
+                    Arc::new(Metrics::default()),
                 )
             };
             let (known, set_back) = (Bench::new(&other).await, Bench::new(&database).await);

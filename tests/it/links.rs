@@ -13,7 +13,7 @@ use orchestrator::clock::{Clock as _, FixedClock};
 use orchestrator::domain::picture::Receipt;
 use orchestrator::domain::time::Timestamp;
 use orchestrator::service::links::{LinkRules, Links};
-use orchestrator::telemetry::Counters;
+use orchestrator::telemetry::metrics::Metrics;
 use tokio::sync::Semaphore;
 
 const TTL: Duration = Duration::from_hours(12);
@@ -22,7 +22,7 @@ const OBJECT: &str = "images/bat_01ARZ3NDEKTSV4RRFFQ69G5FAV/1-1-1.png";
 
 struct Bench {
     clock: Arc<FixedClock>,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
     links: Links,
     _folder: tempfile::TempDir,
 }
@@ -34,11 +34,11 @@ fn bench(refresh: bool) -> Bench {
 fn bench_with(min_left: Duration, refresh: bool) -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let clock = Arc::new(FixedClock::at(Timestamp::from_millis(1_000_000)));
-    let counters = Arc::new(Counters::default());
+    let metrics = Arc::new(Metrics::default());
     let assets = Arc::new(LocalAssets::open(folder.path().to_owned(), clock.clone()).unwrap());
     let rules = LinkRules { ttl: TTL, min_left, refresh };
-    let links = Links::new(assets, clock.clone(), counters.clone(), rules);
-    Bench { clock, counters, links, _folder: folder }
+    let links = Links::new(assets, clock.clone(), metrics.clone(), rules);
+    Bench { clock, metrics, links, _folder: folder }
 }
 
 #[tokio::test]
@@ -52,7 +52,7 @@ async fn a_link_is_handed_out_again_until_less_than_the_promised_rest_is_left() 
     let second = bench.links.fresh(OBJECT, "a.png").await.unwrap();
     assert_eq!(second.expires_at.since(bench.clock.now()), TTL);
     assert_eq!(bench.links.cacheable(&second), TTL.saturating_sub(MIN_LEFT));
-    assert_eq!(bench.counters.url_refreshes.get(), 1);
+    assert_eq!(bench.metrics.url_refreshes.get(), 1);
 }
 
 #[tokio::test]
@@ -142,7 +142,7 @@ fn remote() -> (Arc<Signer>, Links) {
         most: AtomicUsize::new(0),
     });
     let rules = LinkRules { ttl: TTL, min_left: MIN_LEFT, refresh: true };
-    let links = Links::new(signer.clone(), clock, Arc::new(Counters::default()), rules);
+    let links = Links::new(signer.clone(), clock, Arc::new(Metrics::default()), rules);
     (signer, links)
 }
 

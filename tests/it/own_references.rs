@@ -20,7 +20,7 @@ use orchestrator::references::content::Preparer;
 use orchestrator::service::links::{LinkRules, Links};
 use orchestrator::service::own_references::OwnReferences;
 use orchestrator::service::uploads::Uploads;
-use orchestrator::telemetry::Counters;
+use orchestrator::telemetry::metrics::Metrics;
 
 use crate::bench::Bench;
 use crate::engines::{Database, on_both_engines};
@@ -41,7 +41,7 @@ struct Own {
     bench: Bench,
     assets: Arc<dyn AssetStore>,
     clock: Arc<FixedClock>,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
     uploads: Uploads,
     references: OwnReferences,
 }
@@ -55,12 +55,12 @@ async fn own_in(database: &Database, assets: impl FnOnce(Arc<FixedClock>) -> Arc
     let bench = Bench::new(database).await;
     let clock = Arc::new(FixedClock::at(Timestamp::from_millis(1_795_512_370_739)));
     let assets = assets(clock.clone());
-    let (counters, preparer) = (Arc::new(Counters::default()), Preparer::new(1 << 20, 1_000_000));
+    let (metrics, preparer) = (Arc::new(Metrics::default()), Preparer::new(1 << 20, 1_000_000));
     let rules = LinkRules { ttl: HOUR, min_left: Duration::from_mins(5), refresh: true };
-    let links = Arc::new(Links::new(assets.clone(), clock.clone(), counters.clone(), rules));
+    let links = Arc::new(Links::new(assets.clone(), clock.clone(), metrics.clone(), rules));
     let uploads = Uploads::new(bench.store.clone(), assets.clone(), links, clock.clone(), preparer.clone());
-    let references = OwnReferences::new(bench.store.clone(), assets.clone(), preparer, clock.clone(), counters.clone());
-    Own { bench, assets, clock, counters, uploads, references }
+    let references = OwnReferences::new(bench.store.clone(), assets.clone(), preparer, clock.clone(), metrics.clone());
+    Own { bench, assets, clock, metrics, uploads, references }
 }
 
 fn mallory() -> UserId {
@@ -160,12 +160,12 @@ async fn a_picture_in_a_bucket_is_a_reference_for_its_owner_alone_by_each_of_its
     assert_eq!(google.faults().calls(Call::Link), 0, "no link was followed");
     // By then every link is over.
     own.clock.advance(HOUR * 24 * 365 * 100);
-    let before = own.counters.url_refreshes.get();
+    let before = own.metrics.url_refreshes.get();
     for link in &links {
         own.get(&user, link).await.unwrap();
         assert!(own.get(&mallory(), link).await.is_err());
     }
-    assert_eq!(own.counters.url_refreshes.get(), before + 2);
+    assert_eq!(own.metrics.url_refreshes.get(), before + 2);
 }
 
 async fn no_way_of_writing_an_address_leads_to_anything_else(database: Arc<Database>) {
@@ -233,13 +233,13 @@ async fn an_expired_or_missing_signature_does_not_matter_and_the_first_is_counte
         own.get(&user, link.split('?').next().unwrap()).await.unwrap();
         own.get(&user, &link.replace("signature=", "signature=A")).await.unwrap();
     }
-    assert_eq!(own.counters.url_refreshes.get(), 0);
+    assert_eq!(own.metrics.url_refreshes.get(), 0);
     own.clock.advance(HOUR);
     for link in [&uploaded, &made] {
         own.get(&user, link).await.unwrap();
         assert!(own.get(&mallory(), link).await.is_err());
     }
-    assert_eq!(own.counters.url_refreshes.get(), 2);
+    assert_eq!(own.metrics.url_refreshes.get(), 2);
 }
 
 async fn the_same_content_of_two_owners_is_two_objects(database: Arc<Database>) {

@@ -7,7 +7,7 @@ use orchestrator::assets::local::LocalAssets;
 use orchestrator::clock::{Clock, FixedClock};
 use orchestrator::domain::time::Timestamp;
 use orchestrator::service::links::{LinkRules, Links};
-use orchestrator::telemetry::Counters;
+use orchestrator::telemetry::metrics::Metrics;
 use serde_json::Value;
 
 use crate::books::{ledger, micros};
@@ -98,7 +98,7 @@ async fn url_refresh_off_keeps_a_link_to_its_end() {
     for refresh in [true, false] {
         let assets = Arc::new(LocalAssets::open(folder.path().to_owned(), clock.clone() as Arc<dyn Clock>).unwrap());
         let rules = LinkRules { ttl: minutes(60), min_left: minutes(5), refresh };
-        let links = Links::new(assets, clock.clone(), Arc::new(Counters::default()), rules);
+        let links = Links::new(assets, clock.clone(), Arc::new(Metrics::default()), rules);
         let ask = async || links.fresh("images/x.png", "x.png").await.unwrap().url;
         let first = ask().await;
         clock.advance(minutes(56));

@@ -14,7 +14,7 @@ use orchestrator::domain::outcome::{BACKOFF_BASE, decide};
 use orchestrator::service::MoneyRules;
 use orchestrator::service::settle::Settler;
 use orchestrator::store::Job;
-use orchestrator::telemetry::Counters;
+use orchestrator::telemetry::metrics::Metrics;
 
 use crate::bench::{Bench, made};
 use crate::engines::{Database, on_postgres};
@@ -35,9 +35,9 @@ struct Instance {
 async fn instance(database: &Database, calls: u32) -> Instance {
     let bench = Bench::new(database).await;
     let (store, clock) = (bench.store.clone(), bench.clock.clone());
-    let (ids, counters) = (Arc::new(RandomIds::default()), Arc::new(Counters::default()));
+    let (ids, metrics) = (Arc::new(RandomIds::default()), Arc::new(Metrics::default()));
     let rules = MoneyRules { limits: bench.limits, live: true, prompts: LedgerPrompts::Full, own_model: None };
-    let settler = Arc::new(Settler::new(store, clock, ids, counters, rules));
+    let settler = Arc::new(Settler::new(store, clock, ids, metrics, rules));
     // Two batches an instance: their rows are hot too, as they are in a real job.
     for _ in 0..2 {
         bench.submit(calls / 2, 1).await;

@@ -15,7 +15,7 @@ use orchestrator::ledger::{LedgerError, LedgerReader, StoredChunk};
 use orchestrator::service::ledger::Exporter;
 use orchestrator::service::verify::Verifier;
 use orchestrator::store::Job;
-use orchestrator::telemetry::Counters;
+use orchestrator::telemetry::metrics::Metrics;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, made};
@@ -272,7 +272,7 @@ async fn an_export_at_the_worst_moments_makes_no_difference(database: Arc<Databa
         Arc::new(ledger),
         bench.clock.clone(),
         Arc::new(RandomIds::default()),
-        Arc::new(Counters::default()),
+        Arc::new(Metrics::default()),
     );
     let busy = Busy { files: LocalLedgerReader::new(folder), exporter, bench, jobs: Mutex::new(jobs) };
     busy.go_on().await;

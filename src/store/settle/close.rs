@@ -101,8 +101,18 @@ impl Close {
     }
 
     pub(super) fn written(&self) -> Settled {
-        let overrun = self.paid.spent(self.reserved).overrun > 0;
-        Settled::Written { state: self.state, overrun, unknown: self.paid.is_unknown() }
+        let money = self.paid.spent(self.reserved);
+        let error = match &self.next {
+            Next::Fail(error) if self.state == ImageState::Failed => Some(error.code),
+            _ => None,
+        };
+        Settled::Written {
+            state: self.state,
+            overrun: money.overrun > 0,
+            unknown: self.paid.is_unknown(),
+            cost: MicroUsd::from_micros(money.spent),
+            error,
+        }
     }
 }
 

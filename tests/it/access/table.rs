@@ -41,6 +41,8 @@ const ROUTES: &[(&str, &str, &str, u16, u16)] = &[
     ("GET", "/ready", "", 200, 200),
     ("GET", "/readyz", "", 200, 200),
     ("GET", "/metrics-lite", "", 200, 200),
+    ("GET", "/metrics", "admin", 200, 200),
+    ("GET", "/overview", "admin", 200, 200),
     ("GET", "/openapi.json", "", 200, 200),
 ];
 

@@ -19,7 +19,7 @@ use orchestrator::service::execute::Signals;
 use orchestrator::service::links::{LinkRules, Links};
 use orchestrator::service::webhooks::{AT_ONE_HOST, Webhooks};
 use orchestrator::store::{DeliveryRow, SubmitOutcome};
-use orchestrator::telemetry::Counters;
+use orchestrator::telemetry::metrics::Metrics;
 use orchestrator::webhooks::DEADLINE;
 use orchestrator::webhooks::web::WebCourier;
 use tokio::task::JoinHandle;
@@ -83,7 +83,7 @@ impl Desk {
         bench.store.beat(bench.worker, 1, clock.now()).await.unwrap();
         let assets = Arc::new(LocalAssets::open(database.folder().to_owned(), clock.clone()).unwrap());
         let rules = LinkRules { ttl: Duration::from_hours(1), min_left: Duration::from_mins(5), refresh: true };
-        let links = Arc::new(Links::new(assets, clock.clone(), Arc::new(Counters::default()), rules));
+        let links = Arc::new(Links::new(assets, clock.clone(), Arc::new(Metrics::default()), rules));
         Self { bench, clock, links }
     }
 

@@ -1,0 +1,72 @@
+//! What waits: pictures in the queue, and charges on their way to the ledger.
+
+use super::rows::Columns as _;
+use super::{Store, StoreError};
+use crate::domain::state::ImageState;
+use crate::domain::time::Timestamp;
+
+/// Pictures that are not finished, of all instances.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Queue {
+    /// Pictures that wait.
+    pub queued: u64,
+    /// Pictures that are made ready.
+    pub claimed: u64,
+    /// Pictures whose call was started.
+    pub running: u64,
+    /// Since when the picture that waits longest could have been taken up.
+    pub first_due: Option<Timestamp>,
+}
+
+/// Charges that are not in the ledger yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unexported {
+    /// How many.
+    pub lines: u64,
+    /// When the oldest was settled.
+    pub first: Option<Timestamp>,
+}
+
+impl Store {
+    /// Counts the pictures that are not finished.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load_queue(&self) -> Result<Queue, StoreError> {
+        // Two partial indexes: finished pictures are not looked at, however many there are.
+        let sql = "SELECT state, COUNT(*) AS pictures, MIN(due) AS first_due FROM images
+                   WHERE state = 'queued' GROUP BY state
+                   UNION ALL
+                   SELECT state, COUNT(*), CAST(NULL AS BIGINT) FROM images WHERE worker IS NOT NULL GROUP BY state";
+        let rows = sqlx::query(sql).fetch_all(&self.readers).await.map_err(|error| self.error(error))?;
+        let mut queue = Queue::default();
+        for row in &rows {
+            let pictures = row.count("pictures")?.into();
+            match row.parsed("state")? {
+                ImageState::Queued => {
+                    queue.queued = pictures;
+                    queue.first_due = row.optional_int("first_due")?.map(Timestamp::from_millis);
+                }
+                ImageState::Claimed => queue.claimed = pictures,
+                ImageState::Running => queue.running = pictures,
+                ImageState::Completed | ImageState::Failed | ImageState::Cancelled => {}
+            }
+        }
+        Ok(queue)
+    }
+
+    /// Counts the charges that are not in the ledger yet: those without a position, and those of pending chunks.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load_unexported(&self) -> Result<Unexported, StoreError> {
+        let sql = "SELECT COUNT(*) AS charges, MIN(ts) AS first FROM (
+                     SELECT ts FROM ledger WHERE position IS NULL
+                     UNION ALL
+                     SELECT l.ts FROM ledger l JOIN ledger_days d ON d.day = l.day
+                     WHERE d.pending_end IS NOT NULL AND l.position > d.count) AS unexported";
+        let row = sqlx::query(sql).fetch_one(&self.readers).await.map_err(|error| self.error(error))?;
+        let first = row.optional_int("first")?.map(Timestamp::from_millis);
+        Ok(Unexported { lines: row.count("charges")?.into(), first })
+    }
+}

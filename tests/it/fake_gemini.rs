@@ -42,10 +42,12 @@ pub(crate) enum Fault {
     Html503,
     /// A refusal with status 200; its input tokens are charged.
     Blocked,
+    /// A picture with ten times the tokens that a picture may have, for what is to meet a charge above its reserve.
+    Dear,
 }
 
 impl Fault {
-    /// Every one of them.
+    /// Every one of them that keeps to the price table.
     pub(crate) const ALL: [Self; 14] = [
         Self::None,
         Self::Delay,
@@ -129,6 +131,8 @@ pub(crate) struct FakeGemini {
 
 /// What a call costs that made a picture: 1,120 image tokens at $30 and 10 of input at $1.50 a million.
 pub(crate) const PICTURE_MICROS: i64 = 33_615;
+/// What one costs that has ten times the tokens.
+const DEAR_MICROS: i64 = 336_015;
 /// What a refusal costs: its input.
 const BLOCKED_MICROS: i64 = 15;
 
@@ -294,6 +298,10 @@ async fn answer(write: &mut OwnedWriteHalf, state: &State, prompt: &str, shown: 
     let json = "application/json";
     match fault {
         Fault::None => send(write, 200, json, body.as_bytes(), false).await,
+        Fault::Dear => {
+            state.charge(DEAR_MICROS);
+            send(write, 200, json, body.replace(":1120", ":11200").as_bytes(), false).await
+        }
         Fault::Delay => {
             tokio::time::sleep(Duration::from_millis(20)).await;
             send(write, 200, json, body.as_bytes(), false).await

@@ -42,6 +42,7 @@ mod ledger_gcs;
 mod ledger_model;
 mod links;
 mod log;
+mod metrics;
 mod minute;
 mod money_model;
 mod outage;

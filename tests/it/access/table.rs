@@ -67,6 +67,7 @@ async fn every_route_answers_each_caller_as_it_should(database: std::sync::Arc<D
         entry("carol", 3, ";expires=2020-01-01"),
         entry("alice", 4, ";scopes=read"),
         entry("alice", 5, ";scopes=submit"),
+        entry("alice", 6, ";scopes=admin"),
     ];
     let settings = keyed(database.folder(), &entries).with("DATABASE_URL", database.url.clone());
     let settings = settings.with("RATE_LIMIT_PER_MINUTE", "10000");
@@ -106,8 +107,9 @@ async fn every_route_answers_each_caller_as_it_should(database: std::sync::Arc<D
             ("a revoked key", &revoked, refused),
             ("a key that only reads", &key(4), scoped("read")),
             ("a key that only submits", &key(5), scoped("submit")),
-            ("another user", &key(BOB), of_another),
-            ("the user", &key(ALICE), own),
+            ("another user", &key(BOB), if need == "admin" { 403 } else { of_another }),
+            ("the user", &key(ALICE), if need == "admin" { 403 } else { own }),
+            ("an admin", &key(6), own),
         ] {
             let answer = ask(Some(key)).await;
             assert_eq!(answer.status, expected, "{method} {path} by {who}: {}", answer.text);

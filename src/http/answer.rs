@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use tracing::Instrument;
 
 use super::AppState;
+use super::images::PREFERENCE_APPLIED;
 use super::problem::{Code, Problem};
 use crate::telemetry::metrics::Answered;
 
@@ -63,7 +64,9 @@ pub async fn answer(State(state): State<AppState>, request: Request, next: Next)
         protect(headers, state.behind_platform);
         let (status, time) = (response.status().as_u16(), state.clock.monotonic().saturating_sub(begun));
         let code = code.map(Code::as_str);
-        state.metrics.answered(&Answered { route: &route, method: method.as_str(), status, code, time });
+        // How long a client asked to be kept waiting is not how long the service takes.
+        let time_taken = (!response.headers().contains_key(PREFERENCE_APPLIED)).then_some(time);
+        state.metrics.answered(&Answered { route: &route, method: method.as_str(), status, code, time: time_taken });
         tracing::info!(status, latency_us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX), "answered");
         response
     }

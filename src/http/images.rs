@@ -31,7 +31,7 @@ const FORMATS: &[Format] = &[Format::Json, Format::Csv, Format::Jsonl];
 const CHECKED_IN_PLACE: usize = 256 << 10;
 
 pub(super) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// Submits a batch. Without `"runMode": "live"` it is only priced.
 #[utoipa::path(

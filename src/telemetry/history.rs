@@ -35,10 +35,11 @@ pub struct Minute {
 }
 
 impl Minute {
-    /// Counts an answer that took `time`.
-    pub fn answered(&mut self, time: Duration, is_server_error: bool) {
+    /// Counts an answer that took `time`; `None` if its client asked to be kept waiting.
+    pub fn answered(&mut self, time: Option<Duration>, is_server_error: bool) {
         self.requests += 1;
         self.server_errors += u64::from(is_server_error);
+        let Some(time) = time else { return };
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let class = BOUNDS.iter().position(|bound| millis < *bound).unwrap_or(BOUNDS.len());
         self.times[class] += 1;
@@ -53,7 +54,7 @@ impl Minute {
     /// A request above the last bound counts as that.
     #[must_use]
     pub fn p95_millis(&self) -> Option<u64> {
-        let rank = (self.requests * 95).div_ceil(100);
+        let rank = (self.times.iter().sum::<u64>() * 95).div_ceil(100);
         let mut seen = 0;
         let class = self.times.iter().position(|count| {
             seen += count;
@@ -143,12 +144,14 @@ mod tests {
     fn the_p95_is_the_bound_under_which_95_of_100_are() {
         let mut minute = Minute::default();
         assert_eq!(minute.p95_millis(), None);
-        (0..95).for_each(|_| minute.answered(Duration::from_millis(3), false));
-        (0..5).for_each(|_| minute.answered(Duration::from_millis(300), true));
+        (0..95).for_each(|_| minute.answered(Some(Duration::from_millis(3)), false));
+        (0..5).for_each(|_| minute.answered(Some(Duration::from_millis(300)), true));
         assert_eq!((minute.p95_millis(), minute.server_errors), (Some(5), 5));
-        minute.answered(Duration::from_hours(1), false);
+        minute.answered(Some(Duration::from_hours(1)), false);
         assert_eq!(minute.p95_millis(), Some(400));
-        (0..200).for_each(|_| minute.answered(Duration::from_hours(1), false));
+        (0..1_000).for_each(|_| minute.answered(None, false));
+        assert_eq!(minute.p95_millis(), Some(400), "who asked to be kept waiting does not count");
+        (0..200).for_each(|_| minute.answered(Some(Duration::from_hours(1)), false));
         assert_eq!(minute.p95_millis(), Some(10_000));
     }
 

@@ -52,8 +52,8 @@ pub struct Answered<'a> {
     pub status: u16,
     /// The code of its problem, if it is one.
     pub code: Option<&'static str>,
-    /// From the request to the head of the answer.
-    pub time: Duration,
+    /// From the request to the head of the answer; `None` if the client asked to be kept waiting.
+    pub time: Option<Duration>,
 }
 
 /// The end of an attempt, as it was written.
@@ -216,8 +216,9 @@ impl Metrics {
         let labels =
             Request { route: answer.route.to_owned(), method: Method::of(answer.method), status: answer.status };
         self.answers.get_or_create(&labels).inc();
-        let route = Route { route: labels.route };
-        self.answer_times.get_or_create(&route).observe(answer.time.as_secs_f64());
+        if let Some(time) = answer.time {
+            self.answer_times.get_or_create(&Route { route: labels.route }).observe(time.as_secs_f64());
+        }
         if let Some(code) = answer.code {
             self.error_codes.get_or_create(&Error { source: Source::Http, code }).inc();
         }

@@ -108,9 +108,10 @@ async fn every_metric_of_the_docs_is_there_and_moves() {
     seen.look(&service).await;
     assert_eq!(followed["counts"]["failed"], 3, "{followed}");
 
-    // One call is put off, and all behind it wait: what was charged before waits for the ledger, and streams stay open.
-    let slowly = ["first", "then slowly"].into_iter().chain((0..30).map(|_| "later"));
-    let id = service.submit(&prompts(slowly.map(str::to_owned))).await;
+    // Calls are put off, and all behind them wait; a stream stays open.
+    let put_off = (0..8).map(|row| format!("{row} slowly"));
+    let rows = std::iter::once("first".to_owned()).chain(put_off).chain((0..20).map(|row| format!("{row} later")));
+    let id = service.submit(&prompts(rows)).await;
     let stream = sse::open(&service, &id, None).await;
     seen.until(&service, "orchestrator_gate_closed", |closed| closed > 0.0).await;
     seen.until(&service, "orchestrator_queue_oldest_seconds", |age| age > 0.0).await;
@@ -118,6 +119,15 @@ async fn every_metric_of_the_docs_is_there_and_moves() {
     service.post(&format!("/images/{other}/cancel"), &json!({}), &[]).await.expect(200);
     drop(stream);
     service.finished(&id).await;
+
+    // The ledger is away: charges wait for it.
+    let (ledger, away) = (folder.path().join("ledger"), folder.path().join("away"));
+    std::fs::rename(&ledger, &away).unwrap();
+    std::fs::write(&ledger, "no folder").unwrap();
+    service.submit(&batch("unwritten", 1)).await;
+    seen.until(&service, "orchestrator_ledger_lag_seconds", |age| age > 0.0).await;
+    std::fs::remove_file(&ledger).unwrap();
+    std::fs::rename(&away, &ledger).unwrap();
 
     // A link that is near its end is minted anew.
     service

@@ -63,7 +63,6 @@ mod storage_faults;
 mod store;
 mod switches;
 mod three_instances;
-mod throughput;
 mod uploads;
 mod verify;
 mod webhooks;

@@ -1,11 +1,7 @@
-//! How many settles a second several instances write to one Postgres. Measures, and fails nothing.
-//!
-//! ```text
-//! scripts/bench-settles
-//! ```
+//! How many settled calls a second one instance writes, on SQLite, and one, two and four on one Postgres.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use orchestrator::clock::{IdSource as _, RandomIds};
 use orchestrator::domain::ids::{UserId, WorkerId};
@@ -16,14 +12,61 @@ use orchestrator::service::settle::Settler;
 use orchestrator::store::Job;
 use orchestrator::telemetry::metrics::Metrics;
 
+use crate::Arguments;
 use crate::bench::{Bench, made};
-use crate::engines::{Database, on_postgres};
+use crate::engines::{Database, on_postgres, on_sqlite};
+use crate::table::Table;
 
 /// Ends that each instance has ready at the same time, over and over.
 const AT_ONCE: [u32; 3] = [1, 16, 64];
 const INSTANCES: [usize; 3] = [1, 2, 4];
 /// Settles of one measurement, by all instances together.
 const SETTLES: u32 = 1_920;
+
+pub(crate) async fn measure(_: &Arguments, table: &mut Table) {
+    for at_once in AT_ONCE {
+        let rate = Arc::new(std::sync::Mutex::new(0.0));
+        let kept = rate.clone();
+        on_sqlite(|database| async move { *kept.lock().unwrap() = settles_a_second(&database, 1, at_once).await })
+            .await;
+        table.add("settles", format!("SQLite, {at_once} at once"), *rate.lock().unwrap(), "/s");
+    }
+    if std::env::var_os("TEST_DATABASE_URL").is_none() {
+        println!("TEST_DATABASE_URL is not set: settles on Postgres are left out");
+        return;
+    }
+    for at_once in AT_ONCE {
+        for instances in INSTANCES {
+            let rate = Arc::new(std::sync::Mutex::new(0.0));
+            let kept = rate.clone();
+            on_postgres(|database| async move {
+                *kept.lock().unwrap() = settles_a_second(&database, instances, at_once).await;
+            })
+            .await;
+            let name = format!("Postgres, {instances} instances, {at_once} at once");
+            table.add("settles", name, *rate.lock().unwrap(), "/s");
+        }
+    }
+}
+
+async fn settles_a_second(database: &Database, count: usize, at_once: u32) -> f64 {
+    // One at a time is slow, and as steady with fewer.
+    let settles = if at_once == 1 { SETTLES / 4 } else { SETTLES };
+    let calls = settles / u32::try_from(count).unwrap();
+    let mut instances = Vec::new();
+    for _ in 0..count {
+        instances.push(instance(database, calls).await);
+    }
+    let start = Instant::now();
+    let settling: Vec<_> = instances.into_iter().map(|instance| tokio::spawn(settle(instance, at_once))).collect();
+    for task in settling {
+        task.await.unwrap();
+    }
+    let took = start.elapsed();
+    let written = database.number("SELECT COUNT(*) FROM ledger").await;
+    assert_eq!(written, i64::from(settles));
+    f64::from(settles) / took.as_secs_f64()
+}
 
 /// An instance with started calls whose answers are there.
 struct Instance {
@@ -73,35 +116,4 @@ async fn settle(instance: Instance, at_once: u32) {
     }
     tasks.join_all().await;
     bench.store.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures; scripts/bench-settles runs it"]
-async fn settles_a_second_with_several_instances() {
-    eprintln!("{:>10} {:>10} {:>10} {:>14}", "instances", "at once", "seconds", "settles/s");
-    for at_once in AT_ONCE {
-        for count in INSTANCES {
-            on_postgres(|database| async move {
-                // One at a time is slow, and as steady with fewer.
-                let settles = if at_once == 1 { SETTLES / 4 } else { SETTLES };
-                let calls = settles / u32::try_from(count).unwrap();
-                let mut instances = Vec::new();
-                for _ in 0..count {
-                    instances.push(instance(&database, calls).await);
-                }
-                let start = Instant::now();
-                let settling: Vec<_> =
-                    instances.into_iter().map(|instance| tokio::spawn(settle(instance, at_once))).collect();
-                for task in settling {
-                    task.await.unwrap();
-                }
-                let took: Duration = start.elapsed();
-                let rate = f64::from(settles) / took.as_secs_f64();
-                eprintln!("{count:>10} {at_once:>10} {:>10.2} {rate:>14.0}", took.as_secs_f64());
-                let written = database.number("SELECT COUNT(*) FROM ledger").await;
-                assert_eq!(written, i64::from(settles));
-            })
-            .await;
-        }
-    }
 }

@@ -501,7 +501,9 @@ async fn open_store(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<St
 }
 
 const fn gate_rules(config: &Config) -> GateRules {
-    GateRules::new(config.provider.concurrency, config.provider.requests_per_minute)
+    let provider = &config.provider;
+    let rules = GateRules::new(provider.concurrency, provider.requests_per_minute);
+    GateRules { adaptive: provider.adaptive, ..rules }
 }
 
 fn money_rules(config: &Config) -> MoneyRules {

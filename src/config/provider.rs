@@ -39,6 +39,8 @@ pub struct ProviderConfig {
     pub model: String,
     /// Most calls in flight.
     pub concurrency: u32,
+    /// Whether fewer calls are under way while the provider bears fewer; `concurrency` is the most then.
+    pub adaptive: bool,
     /// Most calls a minute.
     pub requests_per_minute: Option<u32>,
     /// The deadline of one call.
@@ -60,6 +62,7 @@ impl ProviderConfig {
             model: model(from, &kind, prices),
             kind,
             concurrency: from.number("PROVIDER_CONCURRENCY", 1, 1_024).unwrap_or(8),
+            adaptive: from.flag("PROVIDER_ADAPTIVE", false),
             requests_per_minute: from.number("PROVIDER_RPM", 1, 1_000_000),
             timeout: from.duration("PROVIDER_TIMEOUT", Duration::from_mins(2), Duration::from_millis(100)),
             synthetic_latency: from.duration("SYNTHETIC_LATENCY", Duration::from_secs(1), Duration::ZERO),

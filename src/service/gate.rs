@@ -6,6 +6,8 @@
 //! one call tries. The minute's calls are spent: until the oldest is a minute old. After a pause calls
 //! come back by and by, not all at once: half as many as were under way, and one more with each answer.
 
+mod limit;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use self::limit::Limit;
 use crate::clock::Clock;
 use crate::domain::outcome::MAX_THROTTLED;
 
@@ -21,6 +24,8 @@ use crate::domain::outcome::MAX_THROTTLED;
 pub struct GateRules {
     /// Calls under way at once: `PROVIDER_CONCURRENCY`.
     pub concurrency: u32,
+    /// Whether fewer are let through while the provider bears fewer: `PROVIDER_ADAPTIVE`.
+    pub adaptive: bool,
     /// Calls started in any minute: `PROVIDER_RPM`; `None` is no limit.
     pub calls_a_minute: Option<u32>,
     /// Failures in a row that open the breaker.
@@ -39,6 +44,7 @@ impl GateRules {
     pub const fn new(concurrency: u32, calls_a_minute: Option<u32>) -> Self {
         Self {
             concurrency,
+            adaptive: false,
             calls_a_minute,
             failures: 5,
             breaker_pause: Duration::from_secs(10),
@@ -113,13 +119,10 @@ pub struct Gate {
     changed: Notify,
 }
 
-#[derive(Default)]
 struct State {
     under_way: u32,
     /// Calls that may be under way now: less than the rule for a while after a pause.
-    allowed: u32,
-    /// When `allowed` was last reduced: calls from before say nothing new.
-    reduced_at: Option<Duration>,
+    limit: Limit,
     /// The starts of the last minute.
     starts: VecDeque<Duration>,
     /// Until when all instances together have spent their calls.
@@ -133,9 +136,8 @@ struct State {
     breaker: Breaker,
 }
 
-#[derive(Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Breaker {
-    #[default]
     Closed,
     OpenUntil(Duration),
     Probing,
@@ -156,7 +158,17 @@ impl Gate {
     /// An open gate.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, rules: GateRules) -> Self {
-        let state = State { allowed: rules.concurrency, ..State::default() };
+        let state = State {
+            under_way: 0,
+            limit: if rules.adaptive { Limit::adaptive(rules.concurrency) } else { Limit::fixed(rules.concurrency) },
+            starts: VecDeque::new(),
+            spent_until: Duration::ZERO,
+            even_until: Duration::ZERO,
+            paused_until: Duration::ZERO,
+            quotas: BTreeMap::new(),
+            failures: 0,
+            breaker: Breaker::Closed,
+        };
         Self { clock, rules, state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -182,6 +194,7 @@ impl Gate {
         }
         state.under_way += 1;
         state.starts.push_back(now);
+        state.limit.sent(now);
         Ok(Pass { gate: self, model: model.to_owned(), started: now, is_probe, sent: false, verdict: None })
     }
 
@@ -196,7 +209,7 @@ impl Gate {
     /// How the gate stands now.
     #[must_use]
     pub fn view(&self) -> GateState {
-        let allowed = self.lock().allowed.min(self.rules.concurrency);
+        let allowed = self.lock().limit.allowed();
         GateState { allowed, closed: self.trouble(None).map(|closed| closed.reason) }
     }
 
@@ -267,8 +280,10 @@ impl State {
                 Breaker::OpenUntil(end) => until(Reason::Failing, end),
                 Breaker::Probing => Some((Reason::Failing, rules.breaker_pause)),
             })
-            .or_else(|| (self.under_way >= self.allowed.min(rules.concurrency)).then_some(for_a_call))
-            .or_else(|| until(Reason::Busy, self.spent_until.max(self.next_start(now, rules))))?;
+            .or_else(|| (self.under_way >= self.limit.allowed()).then_some(for_a_call))
+            .or_else(|| {
+                until(Reason::Busy, self.spent_until.max(self.next_start(now, rules)).max(self.limit.next_start()))
+            })?;
         Some(Closed { reason, opens_in })
     }
 
@@ -302,6 +317,7 @@ impl State {
             None => {}
             Some(Verdict::Failed) => {
                 self.failures += 1;
+                self.limit.failed(now, pass.started, self.under_way);
                 if is_probe || (self.breaker == Breaker::Closed && self.failures >= rules.failures) {
                     self.breaker = Breaker::OpenUntil(now + rules.breaker_pause);
                 }
@@ -317,25 +333,17 @@ impl State {
     /// Does what a provider asks for that answers.
     fn heed(&mut self, now: Duration, pass: &Pass<'_>, verdict: Verdict, rules: GateRules) {
         match verdict {
-            Verdict::Answered => self.allowed = rules.concurrency.min(self.allowed + 1),
+            Verdict::Answered => self.limit.answered(now, pass.started, self.under_way),
             Verdict::Failed => {}
             Verdict::Throttled(span) => {
                 self.paused_until = self.paused_until.max(now + span.min(MAX_THROTTLED));
                 self.even_until = self.even_until.max(self.paused_until + rules.minute);
-                self.reduce(now, pass.started);
+                self.limit.slow_down(now, pass.started, self.under_way);
             }
             Verdict::QuotaExhausted(span) => {
                 let end = self.quotas.entry(pass.model.clone()).or_default();
                 *end = (now + span).max(*end);
             }
-        }
-    }
-
-    /// Halves the calls under way, once for all that were sent before.
-    fn reduce(&mut self, now: Duration, started: Duration) {
-        if self.reduced_at.is_none_or(|at| started > at) {
-            self.allowed = self.under_way.div_ceil(2).clamp(1, self.allowed.max(1));
-            self.reduced_at = Some(now);
         }
     }
 }
@@ -425,6 +433,70 @@ mod tests {
             pass.end(Verdict::Answered);
         }
         assert_eq!(std::iter::from_fn(|| gate.pass("m").ok()).collect::<Vec<_>>().len(), 20);
+    }
+
+    /// What a provider that takes `allowance` calls a second, each for `time`, was sent in `span`: calls that it took,
+    /// and calls that it refused.
+    fn traffic(clock: &FixedClock, gate: &Gate, allowance: usize, time: Duration, span: Duration) -> (usize, usize) {
+        const TICK: Duration = Duration::from_millis(10);
+        let (mut under_way, mut taken): (Vec<(Duration, Pass<'_>, Verdict)>, Vec<Duration>) = Default::default();
+        let (mut refused, end) = (0, clock.monotonic() + span);
+        while clock.monotonic() < end {
+            let now = clock.monotonic();
+            for (_, pass, verdict) in under_way.extract_if(.., |(end, ..)| *end <= now) {
+                pass.end(verdict);
+            }
+            while let Ok(mut pass) = gate.pass("m") {
+                pass.send();
+                let in_window: Vec<_> = taken.iter().filter(|at| now.saturating_sub(**at) < SECOND).collect();
+                if in_window.len() < allowance {
+                    taken.push(now);
+                    under_way.push((now + time, pass, Verdict::Answered));
+                } else {
+                    refused += 1;
+                    let pause = (*in_window[in_window.len() - allowance] + SECOND).saturating_sub(now);
+                    under_way.push((now + TICK, pass, Verdict::Throttled(pause)));
+                }
+            }
+            clock.advance(TICK);
+        }
+        (taken.len(), refused)
+    }
+
+    #[test]
+    fn an_adaptive_gate_finds_what_a_provider_bears_and_finds_out_when_that_changes() {
+        for time in [200, 1_000, 3_000].map(Duration::from_millis) {
+            let clock = Arc::new(FixedClock::at(Timestamp::from_millis(0)));
+            clock.advance(SECOND);
+            let gate = Gate::new(clock.clone(), GateRules { adaptive: true, ..GateRules::new(256, None) });
+            let minute = Duration::from_mins(1);
+            for allowance in [20, 40, 5, 20] {
+                let (_, storm) = traffic(&clock, &gate, allowance, time, minute);
+                let (taken, refused) = traffic(&clock, &gate, allowance, time, minute);
+                let due = 60 * allowance;
+                assert!(taken * 10 > due * 7, "{taken} calls of {due}, {time:?} each");
+                assert!(refused * 50 < due && storm * 16 < due, "{refused} of {due} refused, {storm} before");
+            }
+        }
+    }
+
+    #[test]
+    fn an_adaptive_gate_asks_for_no_more_of_a_provider_that_slows_down() {
+        let clock = Arc::new(FixedClock::at(Timestamp::from_millis(0)));
+        clock.advance(SECOND);
+        let gate = Gate::new(clock.clone(), GateRules { adaptive: true, ..GateRules::new(256, None) });
+        // Ten at once are as fast as one; more wait in a line of the provider's own.
+        for _ in 0..500 {
+            let passes: Vec<_> = std::iter::from_fn(|| gate.pass("m").ok()).collect();
+            let line = u32::try_from(passes.len().div_ceil(10)).unwrap();
+            clock.advance(SECOND * line);
+            for pass in passes {
+                pass.end(Verdict::Answered);
+            }
+        }
+        assert!((10..=30).contains(&gate.view().allowed), "{:?}", gate.view());
+        assert!(!std::iter::from_fn(|| gate.pass("m").ok()).collect::<Vec<_>>().is_empty());
+        gate.pass("m").ok().unwrap().end(Verdict::Failed);
     }
 
     #[test]

@@ -1,0 +1,181 @@
+//! How many calls may be under way.
+//!
+//! As a rule so many as the configuration says, and half as many for a while after the provider asked to slow down.
+//! As an option the limit follows what the provider bears. It grows while answers come as fast as before; it is halved when
+//! the provider refuses or fails, comes back quickly to just below where that was, and feels its way up from there.
+//! A limit of calls at once is a coarse one for a provider that counts calls a second, so that calls also keep a
+//! distance: the time of a call, divided by the limit, which may be less than one.
+
+use std::time::Duration;
+
+/// The calls that an adaptive limit begins with.
+const FIRST: f64 = 4.0;
+/// The least that it falls to: one call in the time of a hundred.
+const LEAST: f64 = 0.01;
+/// The share of what was refused that is gone back to quickly: half of the way each second.
+const SAFE: f64 = 0.9;
+/// How much it grows in a second above that.
+const FEELING: f64 = 0.01;
+/// How much it grows in a second as long as nothing was refused.
+const UNREFUSED: f64 = 0.25;
+/// Above this many times what was refused, that says nothing any more: the provider must have changed.
+const CHANGED: f64 = 1.1;
+/// A provider that takes this many times as long as it used to is asked for no more.
+const SLOWER: f64 = 2.0;
+/// How much of the way to a newer time the recent one goes with each answer: no single answer says much.
+const RECENT: f64 = 0.1;
+/// How much of the way to the recent time the usual one goes in a second: a provider may be slower from a day on.
+const USUAL: f64 = 1.0 / 3_600.0;
+/// A limit of which a smaller share is used says nothing.
+const USED: f64 = 0.7;
+
+/// A limit on the calls under way.
+#[derive(Debug)]
+pub(super) enum Limit {
+    /// What the configuration says, or less for a while.
+    Fixed(Fixed),
+    /// What the provider bears.
+    Adaptive(Adaptive),
+}
+
+/// A limit that the configuration sets.
+#[derive(Debug)]
+pub(super) struct Fixed {
+    most: u32,
+    allowed: u32,
+    /// When it was last reduced: calls from before say nothing new.
+    reduced_at: Option<Duration>,
+}
+
+/// A limit that follows the provider.
+#[derive(Debug)]
+pub(super) struct Adaptive {
+    /// The most there may ever be.
+    most: f64,
+    allowed: f64,
+    /// When it was last reduced: calls from before say nothing new.
+    reduced_at: Option<Duration>,
+    /// The limit at which the provider last refused a call.
+    refused_at: Option<f64>,
+    /// When it last grew, or could have.
+    looked_at: Duration,
+    /// When the last call was sent.
+    sent_at: Duration,
+    /// The recent and the usual time of an answer, in seconds.
+    times: Option<(f64, f64)>,
+}
+
+impl Limit {
+    /// `most` calls.
+    pub(super) const fn fixed(most: u32) -> Self {
+        Self::Fixed(Fixed { most, allowed: most, reduced_at: None })
+    }
+
+    /// As many as the provider bears, at most `most`.
+    pub(super) fn adaptive(most: u32) -> Self {
+        let most = f64::from(most);
+        Self::Adaptive(Adaptive {
+            most,
+            allowed: FIRST.min(most),
+            reduced_at: None,
+            refused_at: None,
+            looked_at: Duration::ZERO,
+            sent_at: Duration::ZERO,
+            times: None,
+        })
+    }
+
+    /// How many calls may be under way now.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is more than 0 and at most `most`")]
+    pub(super) const fn allowed(&self) -> u32 {
+        match self {
+            Self::Fixed(limit) => limit.allowed,
+            Self::Adaptive(limit) => limit.allowed.ceil() as u32,
+        }
+    }
+
+    /// When the next call may be sent.
+    pub(super) fn next_start(&self) -> Duration {
+        match self {
+            Self::Fixed(_) => Duration::ZERO,
+            Self::Adaptive(limit) => limit.next_start(),
+        }
+    }
+
+    /// A call is sent.
+    pub(super) const fn sent(&mut self, now: Duration) {
+        if let Self::Adaptive(limit) = self {
+            limit.sent_at = now;
+        }
+    }
+
+    /// The provider answered a call that was sent at `started`, while `under_way` others were.
+    pub(super) fn answered(&mut self, now: Duration, started: Duration, under_way: u32) {
+        match self {
+            Self::Fixed(limit) => limit.allowed = limit.most.min(limit.allowed + 1),
+            Self::Adaptive(limit) => limit.answered(now, started, under_way),
+        }
+    }
+
+    /// The provider asked to slow down. What was sent before is halved once for all.
+    pub(super) fn slow_down(&mut self, now: Duration, started: Duration, under_way: u32) {
+        let reduced_at = match self {
+            Self::Fixed(limit) => &mut limit.reduced_at,
+            Self::Adaptive(limit) => &mut limit.reduced_at,
+        };
+        if reduced_at.is_some_and(|at| started <= at) {
+            return;
+        }
+        *reduced_at = Some(now);
+        match self {
+            Self::Fixed(limit) => limit.allowed = under_way.div_ceil(2).clamp(1, limit.allowed.max(1)),
+            Self::Adaptive(limit) => {
+                limit.refused_at = Some(limit.allowed);
+                limit.allowed = (limit.allowed / 2.0).max(LEAST);
+                limit.looked_at = now;
+            }
+        }
+    }
+
+    /// A call failed, or nobody knows. An adaptive limit takes that for a provider that has too much to do.
+    pub(super) fn failed(&mut self, now: Duration, started: Duration, under_way: u32) {
+        if matches!(self, Self::Adaptive(_)) {
+            self.slow_down(now, started, under_way);
+        }
+    }
+}
+
+impl Adaptive {
+    /// Calls keep a distance as soon as the provider has refused one.
+    fn next_start(&self) -> Duration {
+        match (self.refused_at, self.times) {
+            (Some(_), Some((recent, _))) => self.sent_at + Duration::from_secs_f64(recent / self.allowed),
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn answered(&mut self, now: Duration, started: Duration, under_way: u32) {
+        let passed = now.saturating_sub(self.looked_at).as_secs_f64().min(1.0);
+        self.looked_at = now;
+        let is_slower = self.is_slower(now.saturating_sub(started).as_secs_f64(), passed);
+        if is_slower || f64::from(under_way + 1) < (self.allowed * USED).floor() {
+            return;
+        }
+        let growth = match self.refused_at {
+            None => self.allowed * UNREFUSED,
+            Some(calls) if self.allowed < calls * SAFE => (calls * SAFE - self.allowed).max(self.allowed * FEELING),
+            Some(_) => self.allowed * FEELING,
+        };
+        self.allowed = (self.allowed + growth * passed).min(self.most);
+        self.refused_at = self.refused_at.filter(|calls| self.allowed <= calls * CHANGED);
+    }
+
+    /// Whether the provider takes longer than it used to, which more calls would not better. Learns how long it takes.
+    fn is_slower(&mut self, time: f64, passed: f64) -> bool {
+        let (recent, usual) = self.times.unwrap_or((time, time));
+        let recent = recent + (time - recent) * RECENT;
+        let usual = usual + (recent - usual) * USUAL * passed;
+        self.times = Some((recent, usual));
+        recent > usual * SLOWER
+    }
+}

@@ -31,6 +31,7 @@ pub mod schema;
 pub mod serve;
 pub mod session;
 pub mod status;
+mod traced;
 pub mod upload;
 pub mod webhooks;
 
@@ -52,6 +53,7 @@ use crate::service::health::Health;
 use crate::service::uploads::Uploads;
 use crate::service::webhooks::Webhooks;
 use crate::telemetry::Counters;
+use crate::telemetry::traces::Traces;
 
 /// What requests are bounded by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +89,8 @@ pub struct AppState {
     pub assets: Arc<dyn AssetStore>,
     /// The counters of this process.
     pub counters: Arc<Counters>,
+    /// Where requests leave their spans.
+    pub traces: Traces,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
     /// What requests are bounded by.

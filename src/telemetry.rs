@@ -1,6 +1,7 @@
-//! Logs and counters: what an operator sees of a running process.
+//! Logs, traces and counters: what an operator sees of a running process.
 
 pub mod logs;
+pub mod traces;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -17,6 +17,7 @@ use tracing::Instrument;
 
 use super::AppState;
 use super::problem::{Code, Problem};
+use super::traced::Traced;
 
 /// Most bytes of a request's target and headers that get an answer with a reason. `serve` cuts a
 /// connection at a higher bound, without one.
@@ -43,7 +44,16 @@ pub async fn answer(State(state): State<AppState>, request: Request, next: Next)
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
-    let span = tracing::info_span!("request", id = %id.to_str().unwrap_or_default(), %method, route);
+    let traced = Traced::begin(&state, &method, request.headers());
+    let span = tracing::info_span!(
+        "request",
+        id = %id.to_str().unwrap_or_default(),
+        %method,
+        route,
+        trace_id = traced.trace(),
+        span_id = traced.span(),
+        trace_sampled = traced.sampled()
+    );
 
     async {
         let response = if header_bytes(request.uri(), request.headers()) > MAX_HEADER_BYTES {
@@ -69,6 +79,7 @@ pub async fn answer(State(state): State<AppState>, request: Request, next: Next)
             latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX),
             "answered"
         );
+        traced.end(&state.traces, (&method, &route, &path), &response, latency);
         response
     }
     .instrument(span)

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::MoneyRules;
+use super::ended::BatchEnds;
 use super::links::Links;
 use super::view::WebhookView;
 use crate::assets::AssetError;
@@ -18,6 +19,7 @@ use crate::domain::prices::{PriceError, PriceTable};
 use crate::domain::state::ImageError;
 use crate::domain::time::Timestamp;
 use crate::store::{Store, StoreError};
+use crate::telemetry::traces::Traces;
 
 /// Why a request cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +144,7 @@ pub struct Batches {
     pub(super) ids: Arc<dyn IdSource>,
     pub(super) rules: MoneyRules,
     pub(super) draining: CancellationToken,
+    pub(super) ends: BatchEnds,
 }
 
 impl Batches {
@@ -156,7 +159,14 @@ impl Batches {
         rules: MoneyRules,
         draining: CancellationToken,
     ) -> Self {
-        Self { store, prices, links, clock, ids, rules, draining }
+        let ends = BatchEnds::new(store.clone(), Traces::off());
+        Self { store, prices, links, clock, ids, rules, draining, ends }
+    }
+
+    /// Writes the spans of batches that end to `traces`.
+    #[must_use]
+    pub fn traced(self, traces: Traces) -> Self {
+        Self { ends: BatchEnds::new(self.store.clone(), traces), ..self }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Cancelling a batch.
 
 use super::batches::{Batches, ServiceError};
-use super::settle::log_finished;
+use super::ended::BatchEnds;
 use crate::domain::ids::{BatchId, UserId};
 use crate::store::Cancelled;
 
@@ -16,7 +16,10 @@ impl Batches {
             Cancelled::AlreadyOver => Ok(()),
             Cancelled::Stopped { pictures, finished } => {
                 tracing::info!(%batch, pictures, "batch cancelled");
-                finished.iter().for_each(log_finished);
+                if let Some(finished) = finished {
+                    BatchEnds::log(&finished);
+                    self.ends.trace(&finished).await;
+                }
                 Ok(())
             }
         }

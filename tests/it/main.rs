@@ -63,6 +63,7 @@ mod store;
 mod switches;
 mod three_instances;
 mod throughput;
+mod traces;
 mod uploads;
 mod verify;
 mod webhooks;

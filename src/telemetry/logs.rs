@@ -266,7 +266,7 @@ mod tests {
                 let sampled = tracing::info_span!(
                     "request",
                     trace_id = request,
-                    span_id = "00f067aa0ba902b7",
+                    span_id = "00f067aa0b1902b7",
                     trace_sampled = true
                 );
                 let _request = sampled.entered();
@@ -286,7 +286,7 @@ mod tests {
             });
             named.collect::<Vec<_>>()
         };
-        let of_request = format!("\"{request}\" \"00f067aa0ba902b7\" true");
+        let of_request = format!("\"{request}\" \"00f067aa0b1902b7\" true");
         let of_batch = |sampled| format!("\"{trace}\"  {sampled}");
         let expected = [&of_request, &of_batch(false), &of_batch(false), &of_request, "  "];
         assert_eq!(lines(Traced::default()), expected);

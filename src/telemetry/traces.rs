@@ -286,9 +286,9 @@ mod tests {
 
     #[test]
     fn only_small_hexadecimal_digits_that_are_not_all_zero_are_an_id() {
-        assert_eq!(SpanId::parse("00f067aa0ba902b7").unwrap().to_string(), "00f067aa0ba902b7");
+        assert_eq!(SpanId::parse("00f067aa0b1902b7").unwrap().to_string(), "00f067aa0b1902b7");
         for wrong in
-            ["", "0000000000000000", "00F067AA0BA902B7", "00f067aa0ba902b", "+0f067aa0ba902b7", "00f067aa0ba902b70"]
+            ["", "0000000000000000", "00F067AA0B1902B7", "00f067aa0b1902b", "+0f067aa0b1902b7", "00f067aa0b1902b70"]
         {
             assert_eq!(SpanId::parse(wrong), None, "{wrong}");
         }

@@ -69,7 +69,7 @@ async fn the_log_tells_a_run_from_its_start_to_its_end(database: std::sync::Arc<
 }
 
 /// The header by which a caller names its trace.
-const CALLER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+const CALLER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0b1902b7-01";
 
 /// Rows of a hundred that have one picture, which is not made at the first call or not at all, and the calls that each
 /// gets beside those that are put off.

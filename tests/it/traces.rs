@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orchestrator::domain::ids::BatchId;
+use orchestrator::domain::time::Timestamp;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use self::collector::{Collector, Reaction, Seen};
+use crate::bench::Bench;
 use crate::bill::{paid, png, prompts};
 use crate::books::{micros, on};
 use crate::engines::{Database, on_both_engines};
@@ -21,12 +23,13 @@ use crate::process::{Service, Settings, batch};
 on_both_engines!(
     a_batch_is_one_trace_with_every_attempt,
     a_retry_adds_to_the_trace_and_leaves_its_root_alone,
+    a_retry_before_the_end_belongs_to_the_run_and_one_after_it_begins_the_next,
     a_kill_and_a_restart_write_into_the_same_trace,
 );
 
 /// Whose trace a caller is in.
 const CALLER: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-const CALLER_SPAN: &str = "00f067aa0ba902b7";
+const CALLER_SPAN: &str = "00f067aa0b1902b7";
 
 fn collected(settings: Settings, collector: &Collector) -> Settings {
     settings.with("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.clone())
@@ -156,6 +159,28 @@ async fn a_retry_adds_to_the_trace_and_leaves_its_root_alone(database: Arc<Datab
     assert_eq!(retry.begun_nanos, u64::try_from(database.number(begun).await).unwrap() * 1_000_000);
     let attempts = collector.named("attempt");
     assert!(attempts.len() == 3 && attempts.iter().all(|attempt| attempt.parent == root.id), "{attempts:#?}");
+}
+
+async fn a_retry_before_the_end_belongs_to_the_run_and_one_after_it_begins_the_next(database: Arc<Database>) {
+    let bench = Bench::new(&database).await;
+    let batch = bench.submit(1, 1).await;
+    let event = async |number: u64, kind: &str| {
+        let values = format!("'{batch}', {number}, {}, '{{\"type\":\"{kind}\",\"total\":1}}'", 1_000 * number);
+        database.execute(&format!("INSERT INTO events (batch_id, number, ts, payload) VALUES ({values})")).await;
+    };
+    // 1 is what began the batch.
+    for (number, kind) in
+        (2..).zip(["started", "image_failed", "done", "notice", "started", "started", "done", "started"])
+    {
+        event(number, kind).await;
+    }
+    let retry = async |done: u64| bench.store.load_run(batch, done).await.unwrap().unwrap().retry;
+    let at = |number: u64| Some((number, Timestamp::from_millis(1_000 * i64::try_from(number).unwrap())));
+    assert_eq!((retry(4).await, retry(8).await, retry(10).await), (None, at(6), at(9)));
+    let run = bench.store.load_run(batch, 4).await.unwrap().unwrap();
+    let created_at = Timestamp::from_millis(database.number("SELECT created_at FROM batches").await);
+    assert_eq!((run.model.as_str(), run.created_at), ("synthetic", created_at));
+    assert_eq!(bench.store.load_run(BatchId::new(ulid::Ulid::nil()), 4).await.unwrap(), None);
 }
 
 async fn a_kill_and_a_restart_write_into_the_same_trace(database: Arc<Database>) {

@@ -124,6 +124,8 @@ async fn a_hundred_rows_make_a_short_log_in_which_every_attempt_is_found() {
         assert_eq!(line["logging.googleapis.com/trace"], trace.as_str());
         assert_eq!(line["logging.googleapis.com/spanId"].as_str().unwrap().len(), 16);
     }
+    // The provider's own words about the calls that failed.
+    assert!(!Value::from(log.clone()).to_string().contains("it failed"));
     let submission = said(&log, "answered")[0];
     assert_eq!(submission["logging.googleapis.com/trace"], "4bf92f3577b34da6a3ce929d0e0e4736");
 }

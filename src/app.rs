@@ -7,6 +7,7 @@ mod advice;
 pub mod books;
 pub mod keys;
 pub mod storage;
+mod traces;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -58,6 +59,8 @@ use crate::service::uploads::Uploads;
 use crate::service::webhooks::{self, Webhooks};
 use crate::store::{Limits, Store};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::Traces;
+use crate::telemetry::traces::collector::Collector;
 use crate::webhooks::DEADLINE;
 use crate::webhooks::web::WebCourier;
 use crate::worker::{POLL, Worker};
@@ -81,6 +84,8 @@ pub struct App {
     exporter: Option<Arc<Exporter>>,
     flush_time: Duration,
     metrics: Arc<Metrics>,
+    traces: Traces,
+    collector: Option<Collector>,
     clock: Arc<dyn Clock>,
     /// When it started, by the monotonic clock.
     since: Duration,
@@ -94,6 +99,9 @@ struct Parts {
     /// This process among those on the database.
     me: WorkerId,
     metrics: Arc<Metrics>,
+    traces: Traces,
+    /// The other end of `traces`.
+    collector: Option<Collector>,
     prices: Arc<PriceTable>,
     store: Arc<Store>,
     assets: Arc<dyn AssetStore>,
@@ -123,9 +131,22 @@ impl App {
         parts.log_start(address);
         // Of the three eighths of the grace period that are left once the calls are put down.
         let flush_time = parts.config.work.shutdown_grace / 4;
-        let Parts { config, lifecycle, store, me, metrics, clock, .. } = parts;
+        let Parts { config, lifecycle, store, me, metrics, traces, collector, clock, .. } = parts;
         let (database, since) = (config.database.url, clock.monotonic());
-        Ok(Self { address, lifecycle, store, database, me, exporter, flush_time, metrics, clock, since })
+        Ok(Self {
+            address,
+            lifecycle,
+            store,
+            database,
+            me,
+            exporter,
+            flush_time,
+            metrics,
+            traces,
+            collector,
+            clock,
+            since,
+        })
     }
 
     /// Where the service listens.
@@ -149,25 +170,37 @@ impl App {
     ///
     /// # Errors
     /// If a background task died, or the work was not put down in time.
-    pub async fn run(self) -> anyhow::Result<()> {
+    pub async fn run(mut self) -> anyhow::Result<()> {
         let signals = stop_signals()?;
+        let collector = self.collector.take();
         let finish = async {
-            if let Some(exporter) = &self.exporter
-                && tokio::time::timeout(self.flush_time, exporter.export_logged()).await.is_err()
-            {
-                tracing::warn!("the ledger does not answer: charges wait in the database for the next start");
-            }
+            tokio::join!(self.flush_ledger(), self.flush_traces());
             // What was given back is for the others to take up. Who is not told finds it by himself.
             drop(tokio::time::timeout(LAST_HINTS, self.store.send_hints(self.me)).await);
             self.store.close().await;
         };
-        // The relay outlives the tasks: what they settle at the end is told too.
+        // The relay and the collector outlive the tasks: what they settle at the end is told too.
         let stopped = tokio::select! {
             stopped = Box::pin(self.lifecycle.run_until_stopped(signals, finish)) => stopped,
             never = Box::pin(self.store.relay(self.database.expose(), self.me)) => match never {},
+            never = Box::pin(traces::collect(collector)) => match never {},
         };
         self.log_stop(stopped.is_ok());
         Ok(stopped?)
+    }
+
+    async fn flush_ledger(&self) {
+        if let Some(exporter) = &self.exporter
+            && tokio::time::timeout(self.flush_time, exporter.export_logged()).await.is_err()
+        {
+            tracing::warn!("the ledger does not answer: charges wait in the database for the next start");
+        }
+    }
+
+    async fn flush_traces(&self) {
+        if tokio::time::timeout(self.flush_time, self.traces.flush()).await.is_err() {
+            tracing::warn!("the trace collector does not answer: the last spans are lost");
+        }
     }
 
     fn log_stop(&self, clean: bool) {
@@ -222,8 +255,10 @@ impl Parts {
         let link_rules = LinkRules { ttl, min_left, refresh };
         let links = Arc::new(Links::new(assets.clone(), clock.clone(), metrics.clone(), link_rules));
         let ids = RandomIds::default();
+        let me = WorkerId::new(ids.next());
+        let (traces, collector) = traces::open(&config.traces, me, clock.clone())?;
         Ok(Self {
-            me: WorkerId::new(ids.next()),
+            me,
             ids: Arc::new(ids),
             prices: Arc::new(config.prices.clone()),
             store: Arc::new(store),
@@ -234,6 +269,8 @@ impl Parts {
             config,
             clock,
             metrics,
+            traces,
+            collector,
             assets,
             links,
         })
@@ -355,8 +392,10 @@ impl Parts {
                 self.ids.clone(),
                 self.metrics.clone(),
                 self.rules,
-            ),
+            )
+            .traced(self.traces.clone()),
             metrics: self.metrics.clone(),
+            traces: self.traces.clone(),
             admission: Admission::new(
                 self.store.clone(),
                 claims.clone(),
@@ -438,7 +477,8 @@ impl Parts {
             self.rules,
             self.lifecycle.draining(),
             self.metrics.clone(),
-        );
+        )
+        .traced(self.traces.clone());
         let uploads = Uploads::new(
             self.store.clone(),
             self.assets.clone(),
@@ -469,6 +509,7 @@ impl Parts {
             )),
             assets: self.assets.clone(),
             metrics: self.metrics.clone(),
+            traces: self.traces.clone(),
             clock: self.clock.clone(),
             limits: HttpLimits {
                 max_rows: limits.max_rows_per_batch,

@@ -37,8 +37,8 @@ use self::failure::Failure;
 use self::remote::Remote;
 use crate::app::{self, App};
 use crate::clock::SystemClock;
-use crate::config::{Config, ConfigErrors, LogFormat, LoggingConfig};
-use crate::telemetry::logs::{self, LogForm};
+use crate::config::{Config, ConfigErrors, LogFormat};
+use crate::telemetry::logs::{self, LogForm, Traced};
 
 /// The configuration cannot be used (`EX_USAGE` of sysexits.h).
 const EXIT_CONFIG: u8 = 64;
@@ -205,7 +205,7 @@ fn execute(command: &Command, config: Config, variables: &HashMap<String, String
         Command::Prices { json } => return prices::show(&config.prices, *json),
         Command::Client(_) | Command::Completions { .. } => return Ok(()),
         Command::Healthcheck | Command::Keys(_) | Command::Ledger(_) => {}
-        Command::Serve | Command::Demo { .. } | Command::Migrate => start_log(&config.logging)?,
+        Command::Serve | Command::Demo { .. } | Command::Migrate => start_log(&config)?,
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
@@ -227,11 +227,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     App::start(config).await?.run().await
 }
 
-fn start_log(logging: &LoggingConfig) -> anyhow::Result<()> {
-    let terminal = std::io::stderr().is_terminal();
+fn start_log(config: &Config) -> anyhow::Result<()> {
+    let (logging, terminal) = (&config.logging, std::io::stderr().is_terminal());
+    let traced = Traced { project: logging.project.clone(), collected: config.traces.endpoint.is_some() };
     let form = match logging.format {
-        LogFormat::Json => LogForm::Json,
-        LogFormat::ByTerminal if !terminal => LogForm::Json,
+        LogFormat::Json => LogForm::Json(traced),
+        LogFormat::ByTerminal if !terminal => LogForm::Json(traced),
         LogFormat::Pretty | LogFormat::ByTerminal => LogForm::Pretty { colour: terminal },
     };
     Ok(logs::install(form, &logging.filter, Arc::new(SystemClock::new()))?)

@@ -11,6 +11,7 @@ mod provider;
 mod reader;
 mod sections;
 mod storage;
+mod traces;
 mod values;
 
 use std::collections::HashMap;
@@ -26,6 +27,7 @@ pub use sections::{
     LoggingConfig, ReferencesConfig, Secret, UrlsConfig, WorkConfig,
 };
 pub use storage::StorageConfig;
+pub use traces::TracesConfig;
 
 use crate::domain::prices::PriceTable;
 use crate::domain::spec::RunMode;
@@ -66,6 +68,8 @@ pub struct Config {
     pub work: WorkConfig,
     /// What is logged, and how.
     pub logging: LoggingConfig,
+    /// Where traces are sent.
+    pub traces: TracesConfig,
 }
 
 impl Config {
@@ -135,6 +139,7 @@ impl Config {
             ledger: LedgerConfig::read(from),
             work: WorkConfig::read(from),
             logging: LoggingConfig::read(from),
+            traces: TracesConfig::read(from),
         }
     }
 }

@@ -32,6 +32,7 @@ pub mod schema;
 pub mod serve;
 pub mod session;
 pub mod status;
+mod traced;
 pub mod upload;
 pub mod webhooks;
 
@@ -54,6 +55,7 @@ use crate::service::overview::Overview;
 use crate::service::uploads::Uploads;
 use crate::service::webhooks::Webhooks;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::Traces;
 
 /// What requests are bounded by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +93,8 @@ pub struct AppState {
     pub assets: Arc<dyn AssetStore>,
     /// The metrics of this process.
     pub metrics: Arc<Metrics>,
+    /// Where requests leave their spans.
+    pub traces: Traces,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
     /// What requests are bounded by.

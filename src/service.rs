@@ -5,6 +5,8 @@ pub mod admission;
 pub mod batches;
 mod cancel;
 pub mod claims;
+mod course;
+mod ended;
 pub mod execute;
 pub mod feed;
 pub mod gate;

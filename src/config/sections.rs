@@ -277,6 +277,8 @@ pub struct LoggingConfig {
     pub format: LogFormat,
     /// Levels by target, as `tracing-subscriber` reads them: `info`, or `warn,orchestrator=debug`.
     pub filter: String,
+    /// The project of Google Cloud in which Cloud Logging looks for the traces that lines name.
+    pub project: Option<String>,
 }
 
 impl LoggingConfig {
@@ -295,7 +297,15 @@ impl LoggingConfig {
             );
             filter = filter.or(read);
         }
-        Self { format: format.unwrap_or(LogFormat::ByTerminal), filter: filter.unwrap_or_else(|| "info".to_owned()) }
+        let project = from.optional("GOOGLE_CLOUD_PROJECT", "the id of a project, such as my-project", |text| {
+            let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.:".contains(&byte);
+            (text.len() <= 100 && text.bytes().all(plain)).then(|| text.to_owned())
+        });
+        Self {
+            format: format.unwrap_or(LogFormat::ByTerminal),
+            filter: filter.unwrap_or_else(|| "info".to_owned()),
+            project,
+        }
     }
 }
 

@@ -60,6 +60,10 @@ fn every_problem_is_reported_at_once() {
         ("SHUTDOWN_GRACE", "0"),
         ("LOG_FORMAT", "xml"),
         ("LOG_LEVEL", "a=b=c"),
+        ("GOOGLE_CLOUD_PROJECT", "My Project"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "k"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
     ]);
     let expected = [
         "PORT",
@@ -76,6 +80,10 @@ fn every_problem_is_reported_at_once() {
         "SHUTDOWN_GRACE",
         "LOG_FORMAT",
         "LOG_LEVEL",
+        "GOOGLE_CLOUD_PROJECT",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
     ];
     assert_eq!(names, expected);
 }
@@ -279,5 +287,22 @@ fn an_emulator_has_a_plain_address() {
     }
     for address in ["https://storage.googleapis.com", "http://", "127.0.0.1:4443/storage", "a b"] {
         assert_eq!(refused(&[("STORAGE_EMULATOR_HOST", address)]), ["STORAGE_EMULATOR_HOST"], "{address}");
+    }
+}
+
+#[test]
+fn traces_are_sent_nowhere_unless_a_collector_is_named() {
+    let config = parse(&[]).unwrap();
+    assert_eq!((config.traces.endpoint, config.traces.service.as_str()), (None, "orchestrator"));
+    let named =
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", "https://otlp.example/hunter2"), ("OTEL_EXPORTER_OTLP_HEADERS", "k=hunter2")];
+    let config = parse(&[named[0], named[1], ("OTEL_SERVICE_NAME", "pictures")]).unwrap();
+    assert_eq!(config.traces.endpoint.as_ref().unwrap().as_str(), "https://otlp.example/hunter2");
+    assert_eq!((config.traces.headers[0].1.expose(), config.traces.service.as_str()), ("hunter2", "pictures"));
+    assert!(!format!("{config:?}").contains("hunter2"));
+    for wrong in
+        ["collector", "grpc://collector:4317", "https://me:pw@otlp.example", "http://c/?token=x", "http://c/#x"]
+    {
+        assert_eq!(refused(&[("OTEL_EXPORTER_OTLP_ENDPOINT", wrong)]), ["OTEL_EXPORTER_OTLP_ENDPOINT"], "{wrong}");
     }
 }

@@ -25,6 +25,12 @@ macro_rules! id {
             pub const fn new(ulid: Ulid) -> Self {
                 Self(ulid)
             }
+
+            /// The ULID as a number.
+            #[must_use]
+            pub const fn bits(self) -> u128 {
+                self.0.0
+            }
         }
 
         impl fmt::Display for $name {

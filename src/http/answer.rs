@@ -18,6 +18,7 @@ use tracing::Instrument;
 use super::AppState;
 use super::images::PREFERENCE_APPLIED;
 use super::problem::{Code, Problem};
+use super::traced::Traced;
 use crate::telemetry::metrics::Answered;
 
 /// Most bytes of a request's target and headers that get an answer with a reason. `serve` cuts a
@@ -45,7 +46,16 @@ pub async fn answer(State(state): State<AppState>, request: Request, next: Next)
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
-    let span = tracing::info_span!("request", id = %id.to_str().unwrap_or_default(), %method, %route);
+    let traced = Traced::begin(&state, &method, request.headers());
+    let span = tracing::info_span!(
+        "request",
+        id = %id.to_str().unwrap_or_default(),
+        %method,
+        route,
+        trace_id = traced.trace(),
+        span_id = traced.span(),
+        trace_sampled = traced.sampled()
+    );
 
     async {
         let response = if header_bytes(request.uri(), request.headers()) > MAX_HEADER_BYTES {
@@ -68,6 +78,7 @@ pub async fn answer(State(state): State<AppState>, request: Request, next: Next)
         let time_taken = (!response.headers().contains_key(PREFERENCE_APPLIED)).then_some(time);
         state.metrics.answered(&Answered { route: &route, method: method.as_str(), status, code, time: time_taken });
         tracing::info!(status, latency_us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX), "answered");
+        traced.end(&state.traces, (&method, &route, &path), &response, time);
         response
     }
     .instrument(span)

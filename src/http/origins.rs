@@ -14,7 +14,7 @@ const MAX_AGE: Duration = Duration::from_hours(1);
 /// Tells browsers what pages of `origins` may send and read. No cookie: those pages use keys and tokens.
 pub fn layer(origins: &[HeaderValue]) -> CorsLayer {
     let named = |names: &[&'static str]| names.iter().map(|name| HeaderName::from_static(name)).collect::<Vec<_>>();
-    let mut sent = named(&["idempotency-key", "last-event-id", "prefer", "x-api-key", "x-request-id"]);
+    let mut sent = named(&["idempotency-key", "last-event-id", "prefer", "traceparent", "x-api-key", "x-request-id"]);
     sent.extend([ACCEPT, AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH]);
     let mut read =
         named(&["idempotent-replayed", "preference-applied", "ratelimit", "ratelimit-policy", "x-request-id"]);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::MoneyRules;
+use super::ended::BatchEnds;
 use super::links::Links;
 use super::view::WebhookView;
 use crate::assets::AssetError;
@@ -19,6 +20,7 @@ use crate::domain::state::ImageError;
 use crate::domain::time::Timestamp;
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::Traces;
 
 /// Why a request cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +146,7 @@ pub struct Batches {
     pub(super) rules: MoneyRules,
     pub(super) draining: CancellationToken,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) ends: BatchEnds,
 }
 
 impl Batches {
@@ -160,7 +163,14 @@ impl Batches {
         draining: CancellationToken,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { store, prices, links, clock, ids, rules, draining, metrics }
+        let ends = BatchEnds::new(store.clone(), Traces::off());
+        Self { store, prices, links, clock, ids, rules, draining, metrics, ends }
+    }
+
+    /// Writes the spans of batches that end to `traces`.
+    #[must_use]
+    pub fn traced(self, traces: Traces) -> Self {
+        Self { ends: BatchEnds::new(self.store.clone(), traces), ..self }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Cancelling a batch.
 
 use super::batches::{Batches, ServiceError};
-use super::settle::log_finished;
+use super::ended::BatchEnds;
 use crate::domain::ids::{BatchId, UserId};
 use crate::store::Cancelled;
 use crate::telemetry::metrics::PictureOutcome;
@@ -17,9 +17,12 @@ impl Batches {
             Cancelled::AlreadyOver => Ok(()),
             Cancelled::Stopped { pictures, finished } => {
                 tracing::info!(%batch, pictures, "batch cancelled");
-                finished.iter().for_each(log_finished);
                 if let Some(batch) = self.store.load_batch(batch, caller).await? {
                     self.metrics.pictures_ended(&batch.model, PictureOutcome::Cancelled, pictures.into());
+                }
+                if let Some(finished) = finished {
+                    BatchEnds::log(&finished);
+                    self.ends.trace(&finished).await;
                 }
                 Ok(())
             }

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, Admitted, Permit, quota_exhausted};
+use super::course::{self, Course, Ending};
 use super::gate::Verdict;
 use super::memory::{PictureMemory, max_answer_bytes};
 use super::references::References;
@@ -28,6 +29,7 @@ use crate::failpoint;
 use crate::provider::{Answer, ImageCall, ImageProvider, ProviderError};
 use crate::store::{CallSpec, Job, Store, StoreError};
 use crate::telemetry::metrics::{CallOutcome, Metrics};
+use crate::telemetry::traces::Traces;
 
 /// Tries to store a picture that was paid for before it is given up.
 const STORE_TRIES: u32 = 5;
@@ -63,6 +65,8 @@ pub struct Executor {
     pub settler: Settler,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Where attempts leave their spans.
+    pub traces: Traces,
     /// Whether a call may start.
     pub admission: Admission,
     /// What the pictures of all calls may take of the memory.
@@ -114,11 +118,15 @@ impl Executor {
     /// A job that was left behind by a dead worker has no `slot`.
     pub async fn run(&self, job: Job, slot: Option<Slot>, signals: &Signals) {
         let begun = self.clock.monotonic();
-        let ended =
-            if job.started { self.reconcile(&job, signals).await } else { self.attempt(&job, slot, signals).await };
+        let mut course = Course::begin(self.clock.clone(), job.started_at.filter(|_| job.started));
+        let ended = if job.started {
+            self.reconcile(&job, signals).await
+        } else {
+            self.attempt(&job, slot, &mut course, signals).await
+        };
         if let Some(ended) = ended {
             let is_made = matches!(ended.outcome, Outcome::Made { .. });
-            self.settle(&job, ended, signals).await;
+            self.settle(&job, ended, course, signals).await;
             if is_made {
                 self.metrics.picture_took(&job.model, self.clock.monotonic().saturating_sub(begun));
             }
@@ -138,7 +146,7 @@ impl Executor {
         Some(outcome.into())
     }
 
-    async fn attempt(&self, job: &Job, slot: Option<Slot>, signals: &Signals) -> Option<Ended> {
+    async fn attempt(&self, job: &Job, slot: Option<Slot>, course: &mut Course, signals: &Signals) -> Option<Ended> {
         failpoint::hit("execute.claimed");
         if let Some(receipt) = self.find_earlier(job, signals).await? {
             return Some(Outcome::FoundEarlier { picture: receipt.picture }.into());
@@ -163,9 +171,17 @@ impl Executor {
             share = self.memory.share(spec.image_size, spec.references.len()) => share?,
             () = signals.draining.cancelled() => return None,
         };
-        let references = match self.references.gather(job, &spec.references, &signals.draining).await? {
+        let gathered = self.references.gather(job, &spec.references, &signals.draining);
+        let gathered = match spec.references.as_slice() {
+            [] => gathered.await?,
+            _ => course.step(course::REFERENCES, gathered).await?,
+        };
+        let references = match gathered {
             Ok(references) => references,
-            Err(error) => return Some(Outcome::Refused(error).into()),
+            Err(error) => {
+                course.failed(error.code.as_str());
+                return Some(Outcome::Refused(error).into());
+            }
         };
         share.keep(references.iter().map(|reference| reference.bytes.len() as u64).sum());
         let call = match self.call(job, spec, references) {
@@ -181,7 +197,7 @@ impl Executor {
         failpoint::hit("execute.prepared");
         let started = self.start(job, signals).await;
         if let Some(Started::Durably) = started {
-            return Some(self.send(job, &call, permit, slot, signals).await);
+            return Some(self.send(job, &call, permit, slot, course, signals).await);
         }
         self.admission.unused(permit).await;
         started.map(|_| Outcome::Postponed(RETRY_PAUSE).into())
@@ -270,6 +286,7 @@ impl Executor {
         call: &ImageCall,
         mut permit: Permit<'_>,
         slot: Option<Slot>,
+        course: &mut Course,
         signals: &Signals,
     ) -> Ended {
         failpoint::hit("execute.started");
@@ -277,9 +294,15 @@ impl Executor {
             return Outcome::Postponed(RETRY_PAUSE).into();
         }
         let flight = self.metrics.call();
-        let answer = tokio::select! {
-            answer = tokio::time::timeout(self.call_timeout, self.provider.generate(call)) => answer,
-            () = signals.aborting.cancelled() => return Outcome::Interrupted.into(),
+        let sent = async {
+            tokio::select! {
+                answer = tokio::time::timeout(self.call_timeout, self.provider.generate(call)) => Some(answer),
+                () = signals.aborting.cancelled() => None,
+            }
+        };
+        let Some(answer) = course.step(course::CALL, sent).await else {
+            course.failed("interrupted");
+            return Outcome::Interrupted.into();
         };
         let answer = answer.unwrap_or_else(|_| Err(ProviderError::OutcomeUnknown("no answer in time".to_owned())));
         flight.ended(&job.model);
@@ -292,21 +315,29 @@ impl Executor {
         self.admission.ended(job.claim.image.batch, &job.model, permit, verdict).await;
         drop(slot);
         match answer {
-            Ok(answer) => self.answered(job, answer, signals).await,
+            Ok(answer) => self.answered(job, answer, course, signals).await,
             Err(error) => {
-                tracing::info!(image = %job.claim.image, %error, "call failed");
+                course.failed(course::fault_of(&error));
+                // In the provider's own words, which may repeat what it was asked.
+                tracing::debug!(image = %job.claim.image, %error, "call failed");
                 outcome(error, default_pause).into()
             }
         }
     }
 
-    async fn answered(&self, job: &Job, answer: Answer, signals: &Signals) -> Ended {
+    async fn answered(&self, job: &Job, answer: Answer, course: &mut Course, signals: &Signals) -> Ended {
         let cost = answer.usage.and_then(|usage| self.cost(job, &usage));
         let outcome = match answer.picture {
-            Err(error) => Outcome::PaidInVain { error, cost },
-            Ok(bytes) => match self.keep(job, bytes, answer.usage, cost, signals).await {
+            Err(error) => {
+                course.failed(error.code.as_str());
+                Outcome::PaidInVain { error, cost }
+            }
+            Ok(bytes) => match course.step(course::STORE, self.keep(job, bytes, answer.usage, cost, signals)).await {
                 Ok(picture) => Outcome::Made { picture, cost },
-                Err(error) => Outcome::PaidInVain { error, cost },
+                Err(error) => {
+                    course.failed(error.code.as_str());
+                    Outcome::PaidInVain { error, cost }
+                }
             },
         };
         Ended { outcome, request_id: answer.request_id }
@@ -364,12 +395,17 @@ impl Executor {
     }
 
     /// Writes the end of an attempt; keeps trying until the service stops.
-    async fn settle(&self, job: &Job, ended: Ended, signals: &Signals) {
+    async fn settle(&self, job: &Job, ended: Ended, course: Course, signals: &Signals) {
+        let ending = Ending::of(&ended.outcome);
         let jitter = rand::random::<f64>();
         let now = self.store.steady_now();
         let decided = decide(job.claim, ended.outcome, job.history, now, self.backoff_step, jitter);
         let settlement = Settlement { request_id: ended.request_id, ..decided };
-        while let Err(error) = self.settler.settle(job, &settlement).await {
+        let settled = loop {
+            let error = match self.settler.settle(job, &settlement).await {
+                Ok(settled) => break settled,
+                Err(error) => error,
+            };
             tracing::error!(image = %job.claim.image, error = %describe(&error), "cannot settle a call");
             if matches!(error, StoreError::Corrupt(_)) {
                 // Trying again cannot mend it, and must not keep others from their turn.
@@ -378,7 +414,8 @@ impl Executor {
             if pause(RETRY_PAUSE, &signals.aborting).await.is_none() {
                 return;
             }
-        }
+        };
+        course.tell(&self.traces, job, &ending, &settlement, settled);
     }
 }
 

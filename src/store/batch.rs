@@ -38,6 +38,10 @@ pub struct FinishedBatch {
     pub cost: MicroUsd,
     /// The part of that for calls whose outcome is not known.
     pub unknown_cost: MicroUsd,
+    /// When.
+    pub at: Timestamp,
+    /// The number of the event that says so.
+    pub done: u64,
 }
 
 impl Store {
@@ -101,11 +105,13 @@ impl Store {
         let finished = batch.counts.is_finished();
         let cost = MicroUsd::from_micros(batch.actual_cost);
         let unknown_cost = MicroUsd::from_micros(batch.unknown_cost);
-        let ended = FinishedBatch { id, counts: batch.counts, cost, unknown_cost };
-        let ended = Some(ended).filter(|_| finished && !batch.events.is_empty());
-        if ended.is_some() {
+        let mut ended = None;
+        if finished && !batch.events.is_empty() {
             let (counts, state) = (batch.counts, batch.counts.state());
             batch.events.push(Event::Done { processed: counts.total, state, counts, cost, unknown_cost });
+            let before = u64::try_from(batch.last_event).map_err(StoreError::corrupt)?;
+            ended =
+                Some(FinishedBatch { id, counts, cost, unknown_cost, at, done: before + batch.events.len() as u64 });
         }
         self.insert_events(connection, id, batch.last_event, at, &batch.events).await?;
         self.insert_deliveries(connection, id, batch.last_event, at, &batch.events, &batch.wanted).await?;

@@ -27,6 +27,8 @@ pub struct Job {
     pub claim: Claim,
     /// Whether its call was durably recorded as started.
     pub started: bool,
+    /// When that was.
+    pub started_at: Option<Timestamp>,
     /// The number of the attempt that holds its money.
     pub number: u32,
     /// What that attempt reserved.
@@ -99,7 +101,8 @@ impl Store {
             let sql = format!(
                 "SELECT m.batch_id, m.ordinal, m.variant, b.owner, b.model, i.scene_id, i.prompt, i.refs,
                    i.aspect_ratio, i.image_size, m.state, m.fence, m.failures, m.unknown_retries, m.interruptions,
-                   m.throttled_since, m.due, a.id AS attempt_id, a.number, a.reserved
+                   m.throttled_since, m.due, a.id AS attempt_id, a.number, a.reserved,
+                   a.started_at
                  FROM images m
                  JOIN batches b ON b.id = m.batch_id
                  JOIN items i ON i.batch_id = m.batch_id AND i.ordinal = m.ordinal
@@ -167,6 +170,7 @@ fn job(row: &AnyRow, now: Timestamp, charged: &mut Charged) -> Result<Job, Store
     };
     Ok(Job {
         started: row.parsed::<ImageState>("state")? == ImageState::Running,
+        started_at: row.optional_time("started_at")?,
         claim: Claim { image, fence: row.int("fence")?, attempt: row.parsed("attempt_id")? },
         number: row.count("number")?,
         reserved: row.money("reserved")?,

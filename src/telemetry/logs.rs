@@ -14,19 +14,30 @@ use tracing_subscriber::fmt::format::{JsonFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::traces::{SpanId, TraceId};
 use crate::clock::Clock;
+use crate::domain::ids::BatchId;
 
 /// The form of a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogForm {
     /// For people; in colour where the log goes to a terminal.
     Pretty {
         /// Whether to colour.
         colour: bool,
     },
-    /// One JSON object a line: `severity`, `message`, `timestamp`, `target`, the event's fields, and
-    /// those of its spans.
-    Json,
+    /// One JSON object a line: `severity`, `message`, `timestamp`, `target`, the event's fields, those of its spans,
+    /// and the trace that it belongs to.
+    Json(Traced),
+}
+
+/// How a line names its trace. A line that names a batch or a picture belongs to the batch's, unless it says otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Traced {
+    /// The project of Google Cloud that has the traces.
+    pub project: Option<String>,
+    /// Whether the traces of batches are collected.
+    pub collected: bool,
 }
 
 /// Why the log could not be set up.
@@ -62,8 +73,9 @@ where
     let lines = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(filter)?).with_writer(writer);
     Ok(match form {
         LogForm::Pretty { colour } => Box::new(lines.with_ansi(colour).with_target(false).finish()),
-        LogForm::Json => {
-            Box::new(lines.with_ansi(false).fmt_fields(JsonFields::new()).event_format(CloudLines { clock }).finish())
+        LogForm::Json(traced) => {
+            let form = CloudLines { clock, traced };
+            Box::new(lines.with_ansi(false).fmt_fields(JsonFields::new()).event_format(form).finish())
         }
     })
 }
@@ -71,6 +83,7 @@ where
 /// Cloud Logging's structured form (its documentation, "Structured logging", read 2026-11-24).
 struct CloudLines {
     clock: Arc<dyn Clock>,
+    traced: Traced,
 }
 
 impl<S, N> FormatEvent<S, N> for CloudLines
@@ -87,13 +100,57 @@ where
                 line.extend(fields);
             }
         }
-        event.record(&mut Fields(&mut line));
+        let mut own = Map::new();
+        event.record(&mut Fields(&mut own));
+        self.traced.join(&mut line, own);
         let metadata = event.metadata();
         line.insert("severity".to_owned(), severity(*metadata.level()).into());
         line.insert("timestamp".to_owned(), self.clock.now().to_string().into());
         line.insert("target".to_owned(), metadata.target().into());
         writeln!(writer, "{}", Value::Object(line))
     }
+}
+
+/// The fields by which an event or a span names its trace, and Cloud Logging's names of them.
+const TRACE: (&str, &str) = ("trace_id", "logging.googleapis.com/trace");
+const SPAN: (&str, &str) = ("span_id", "logging.googleapis.com/spanId");
+const SAMPLED: (&str, &str) = ("trace_sampled", "logging.googleapis.com/trace_sampled");
+
+impl Traced {
+    /// Adds an event's `own` fields to those of its spans, and names one trace for all of them.
+    fn join(&self, line: &mut Map<String, Value>, mut own: Map<String, Value>) {
+        if !own.contains_key(TRACE.0)
+            && let Some(batch) = batch_of(&own)
+        {
+            own.insert(TRACE.0.to_owned(), TraceId::of_batch(batch).to_string().into());
+            own.insert(SAMPLED.0.to_owned(), self.collected.into());
+        }
+        if own.contains_key(TRACE.0) {
+            // What the spans say is about another trace.
+            line.remove(SPAN.0);
+            line.remove(SAMPLED.0);
+        }
+        line.extend(own);
+        if let Some(trace) = line.remove(TRACE.0).and_then(|trace| TraceId::parse(trace.as_str()?)) {
+            let name = self
+                .project
+                .as_ref()
+                .map_or_else(|| trace.to_string(), |project| format!("projects/{project}/traces/{trace}"));
+            line.insert(TRACE.1.to_owned(), name.into());
+        }
+        if let Some(span) = line.remove(SPAN.0).and_then(|span| SpanId::parse(span.as_str()?)) {
+            line.insert(SPAN.1.to_owned(), span.to_string().into());
+        }
+        if let Some(sampled) = line.remove(SAMPLED.0) {
+            line.insert(SAMPLED.1.to_owned(), sampled);
+        }
+    }
+}
+
+/// The batch that a line is about, by itself or by one of its pictures.
+fn batch_of(fields: &Map<String, Value>) -> Option<BatchId> {
+    let named = |name: &str| fields.get(name)?.as_str()?.split('/').next()?.parse().ok();
+    named("batch").or_else(|| named("image"))
 }
 
 /// Cloud Logging's name of a level; it has none below `DEBUG`.
@@ -176,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_json_line_has_the_field_names_of_cloud_logging() {
-        let log = log_of(LogForm::Json, "info", || {
+        let log = log_of(LogForm::Json(Traced::default()), "info", || {
             let _request = tracing::info_span!("request", batch = "bat_1").entered();
             let broken = io::Error::other("disk full");
             tracing::warn!(pictures = 3, error = &broken as &dyn std::error::Error, "not \"stored\"\n");
@@ -191,13 +248,52 @@ mod tests {
 
     #[test]
     fn the_filter_decides_by_level_and_target() {
-        let log = log_of(LogForm::Json, "warn,orchestrator=debug", || {
+        let log = log_of(LogForm::Json(Traced::default()), "warn,orchestrator=debug", || {
             tracing::debug!("ours");
             tracing::trace!("too fine");
             tracing::info!(target: "sqlx", "theirs");
         });
         assert_eq!(log.lines().count(), 1, "{log}");
         assert!(log.contains("ours") && log.contains("\"severity\":\"DEBUG\""), "{log}");
+    }
+
+    #[test]
+    fn a_line_that_names_a_batch_or_a_picture_belongs_to_the_batches_trace() {
+        let (batch, request) = ("bat_01KB2S7Z5XEXAMPE0000000000", "4bf92f3577b34da6a3ce929d0e0e4736");
+        let trace = TraceId::of_batch(batch.parse().unwrap()).to_string();
+        let lines = |traced: Traced| {
+            let log = log_of(LogForm::Json(traced), "info", || {
+                let sampled = tracing::info_span!(
+                    "request",
+                    trace_id = request,
+                    span_id = "00f067aa0b1902b7",
+                    trace_sampled = true
+                );
+                let _request = sampled.entered();
+                tracing::info!("of the request");
+                tracing::info!(batch, "of a batch");
+                tracing::info!(image = format!("{batch}/3-1"), "of a picture");
+                tracing::info!(batch = "bat_", "of nothing");
+                tracing::info!(trace_id = "x", span_id = "y", "of a wrong one");
+            });
+            let named = log.lines().map(|line| {
+                let line: Map<String, Value> = serde_json::from_str(line).unwrap();
+                assert!(!line.keys().any(|name| name.contains('_') && !name.contains('/')), "{line:?}");
+                let field = |name: &str| {
+                    line.get(&format!("logging.googleapis.com/{name}")).map(ToString::to_string).unwrap_or_default()
+                };
+                [field("trace"), field("spanId"), field("trace_sampled")].join(" ")
+            });
+            named.collect::<Vec<_>>()
+        };
+        let of_request = format!("\"{request}\" \"00f067aa0b1902b7\" true");
+        let of_batch = |sampled| format!("\"{trace}\"  {sampled}");
+        let expected = [&of_request, &of_batch(false), &of_batch(false), &of_request, "  "];
+        assert_eq!(lines(Traced::default()), expected);
+        let project = |trace: &str| trace.replacen('"', "\"projects/p/traces/", 1);
+        let expected =
+            [&project(&of_request), &project(&of_batch(true)), &project(&of_batch(true)), &project(&of_request), "  "];
+        assert_eq!(lines(Traced { project: Some("p".to_owned()), collected: true }), expected);
     }
 
     #[test]

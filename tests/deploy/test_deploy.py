@@ -253,7 +253,7 @@ class Setup(Stubbed):
         self.deployed()
         deploy = next(call for call in self.state()["calls"] if call[:2] == ["run", "deploy"])
         flags = dict(word.split("=", 1) for word in deploy if word.startswith("--") and "=" in word)
-        text = (ROOT / "service.yaml").read_text().replace("PROJECT", "demo").replace("REGION", "europe-west1")
+        text = re.sub(r"\bPROJECT\b", "demo", (ROOT / "service.yaml").read_text()).replace("REGION", "europe-west1")
         service = yaml.safe_load(text)
         self.assertEqual(service["metadata"]["name"], deploy[2])
         template = service["spec"]["template"]

@@ -75,7 +75,12 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tower_http", &["http", "app"]),
     ("hyper", &["http", "app"]),
     ("hyper_util", &["http", "app"]),
-    ("reqwest", &["net", "provider::*", "references::*", "assets::*", "ledger::*", "webhooks::*", "cli"]),
+    (
+        "reqwest",
+        &["net", "provider::*", "references::*", "assets::*", "ledger::*", "webhooks::*", "telemetry::traces", "cli"],
+    ),
+    ("opentelemetry_proto", &["telemetry::traces"]),
+    ("prost", &["telemetry::traces"]),
     ("google_cloud_storage", &["gcs", "assets::gcs", "ledger::gcs"]),
     ("google_cloud_gax", &["gcs", "assets::gcs", "ledger::gcs"]),
     ("google_cloud_auth", &["gcs", "assets::gcs", "ledger::gcs"]),

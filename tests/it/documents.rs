@@ -99,3 +99,40 @@ fn the_error_codes_of_the_document_are_those_that_are_answered() {
     let row = |code: &ErrorCode| format!("| `{}` | {} |\n", code.as_str(), code.meaning());
     expect_table("| code | why there is no picture |", ErrorCode::ALL.iter().map(row));
 }
+
+/// The log's messages in the source, each with its level.
+fn messages(folder: &Path, found: &mut BTreeSet<(String, String)>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            messages(&path, found);
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let source = text.split("#[cfg(test)]").next().unwrap();
+        for line in source.split("tracing::").skip(1) {
+            let Some((level, rest)) = line.split_once("!(") else { continue };
+            let end = rest.split(");").next().unwrap();
+            // The message is the last text: what comes before it are fields.
+            let message = end.rsplit('"').nth(1).unwrap_or_default();
+            found.insert((message.to_owned(), level.to_owned()));
+        }
+    }
+}
+
+#[test]
+fn the_messages_that_alerts_rely_on_are_those_of_the_source() {
+    let page = read("docs/OPERATIONS.md");
+    let table = page.split("| message | level |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let listed: Vec<(String, String)> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .map(|(message, rest)| (message.to_owned(), rest.split(" | ").next().unwrap().to_owned()))
+        .collect();
+    assert!(listed.len() > 25, "{listed:?}");
+    let mut said = BTreeSet::new();
+    messages(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut said);
+    for message in listed {
+        assert!(said.contains(&message), "the source has no such message: {message:?}");
+    }
+}

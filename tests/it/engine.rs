@@ -28,6 +28,7 @@ use orchestrator::service::own_references::OwnReferences;
 use orchestrator::service::references::References;
 use orchestrator::service::settle::Settler;
 use orchestrator::telemetry::metrics::Metrics;
+use orchestrator::telemetry::traces::Traces;
 use orchestrator::worker::{POLL, Worker, WorkerError};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -100,6 +101,7 @@ impl Engine {
             clock: clock.clone(),
             settler: Settler::new(store.clone(), clock, ids, metrics.clone(), money),
             metrics,
+            traces: Traces::off(),
             admission: Admission::new(store, claims.clone(), gate.clone(), minute, notices, money),
             memory: PictureMemory::new(128 << 20, 10 << 20),
             call_timeout: Duration::from_secs(2),

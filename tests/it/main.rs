@@ -63,6 +63,7 @@ mod storage_faults;
 mod store;
 mod switches;
 mod three_instances;
+mod traces;
 mod uploads;
 mod verify;
 mod webhooks;

@@ -181,7 +181,7 @@ async fn pages_of_named_origins_may_use_the_service_and_no_others() {
     let allowed = preflight("https://app.example").await.expect(200);
     assert_eq!(allowed.header("access-control-allow-origin"), "https://app.example");
     assert_eq!(allowed.header("access-control-allow-credentials"), "", "cookies are for this origin");
-    for header in ["authorization", "idempotency-key"] {
+    for header in ["authorization", "idempotency-key", "traceparent"] {
         assert!(allowed.header("access-control-allow-headers").contains(header));
     }
     for origin in ["https://evil.example", "https://app.example.evil.example", "http://app.example", "null"] {

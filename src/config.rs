@@ -26,6 +26,7 @@ pub use sections::{
     LoggingConfig, ReferencesConfig, Secret, UrlsConfig, WorkConfig,
 };
 pub use storage::StorageConfig;
+pub use values::{DURATION, duration};
 
 use crate::domain::prices::PriceTable;
 use crate::domain::spec::RunMode;

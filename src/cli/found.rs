@@ -74,7 +74,7 @@ impl Found {
     fn summary(&self) -> String {
         let counts = &self.batch.counts;
         let mut parts = vec![format!("{} of {} pictures made", counts.completed, counts.total)];
-        let open = counts.queued + counts.running;
+        let open = counts.queued.saturating_add(counts.running);
         for (count, what) in [(open, "open"), (counts.failed, "failed"), (counts.cancelled, "cancelled")] {
             if count > 0 {
                 parts.push(format!("{count} {what}"));
@@ -90,7 +90,7 @@ impl Found {
     /// How many were not.
     pub(super) fn verdict(&self, saver: Option<&Saver<'_>>) -> Result<(), Failure> {
         let counts = &self.batch.counts;
-        let missing = counts.total - counts.completed;
+        let missing = counts.total.saturating_sub(counts.completed);
         let unsaved = saver.map_or(0, |saver| (counts.completed as usize).saturating_sub(saver.count()));
         if missing == 0 && unsaved == 0 {
             return Ok(());

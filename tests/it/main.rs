@@ -41,6 +41,7 @@ mod leases;
 mod ledger_gcs;
 mod ledger_model;
 mod links;
+mod loadtest;
 mod log;
 mod minute;
 mod money_model;

@@ -109,3 +109,18 @@ impl Failed {
         json!({"sceneId": self.scene, "variant": self.variant, "code": code, "detail": detail, "retryable": retryable})
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_that_do_not_add_up_are_told_as_they_are() {
+        let counts = json!({"total": 1, "queued": u32::MAX, "running": 2, "completed": 9, "failed": 0, "cancelled": 0});
+        let body = json!({"batchId": "bat_01KB0000000000000000000000", "state": "running", "estimatedCost": 0,
+            "actualCost": 0, "unknownCost": 0, "lastEvent": 1, "counts": counts});
+        let found = Found { batch: serde_json::from_value(body.clone()).unwrap(), body, failed: Vec::new() };
+        assert!(found.summary().contains("9 of 1 pictures made, 4294967295 open"), "{}", found.summary());
+        assert!(found.verdict(None).is_ok());
+    }
+}

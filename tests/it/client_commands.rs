@@ -1,5 +1,6 @@
 //! The commands that ask a running service, by the real program: what they say, what they leave, how they end.
 
+mod hostile;
 mod kills;
 mod ways;
 

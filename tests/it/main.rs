@@ -50,6 +50,7 @@ mod own_references;
 mod pictures;
 mod process;
 mod promises;
+mod proxy;
 mod recovery;
 mod references;
 mod restored;

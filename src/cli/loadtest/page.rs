@@ -6,7 +6,7 @@ use super::chart;
 use super::gates::{Gate, Verdict};
 use super::quantiles::Histogram;
 use super::report::{Report, readable};
-use crate::cli::output::one_line;
+use crate::cli::output::{one_line, pictures};
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--back:#fff;--text:#1c1e21;--quiet:#5d646d;--rule:#dde1e6;--mark:#2563c9;--good:#12733c;--bad:#b3261e}
@@ -24,6 +24,7 @@ table{border-collapse:collapse;width:100%;font-size:.9rem}
 th,td{text-align:left;vertical-align:top;padding:.4rem .75rem .4rem 0;border-bottom:1px solid var(--rule)}
 th{font-weight:500}
 td{overflow-wrap:anywhere}
+td.name{white-space:nowrap}
 td.number,th.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;margin:1rem 0 0}
 dd{margin:0;overflow-wrap:anywhere}
@@ -51,7 +52,7 @@ pub(super) fn of(report: &Report) -> String {
     let facts = [
         ("service", report.url.clone()),
         ("ended", report.ended_at.to_string()),
-        ("sent", format!("{} rows of {} pictures", report.rows, report.variants)),
+        ("sent", format!("{} rows of {} each", report.rows, pictures(report.variants as usize))),
         ("reserved", format!("{} US dollars at most", report.estimated_cost)),
         ("of unknown outcome", format!("{} US dollars", report.unknown_cost)),
         ("others on the service", if report.shared { "possible" } else { "not expected" }.to_owned()),
@@ -98,7 +99,7 @@ fn row(gate: &Gate) -> String {
     };
     let hint = gate.hint.as_ref().map(|hint| format!("<br><span class=\"quiet\">{}</span>", escaped(hint)));
     format!(
-        "<tr><td>{}</td><td class=\"{class}\">{}</td><td>{}{}</td><td>{}</td></tr>\n",
+        "<tr><td class=\"name\">{}</td><td class=\"name {class}\">{}</td><td>{}{}</td><td>{}</td></tr>\n",
         gate.name.text(),
         gate.verdict.text(),
         escaped(&gate.measured),

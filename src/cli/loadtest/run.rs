@@ -116,9 +116,7 @@ impl<'a> Run<'a> {
             (batch, rows, links, charged, self.look().await?)
         } else {
             // The service may be stuck altogether, and nothing else is judged.
-            let path = format!("/images/{}?limit=1", followed.batch.id);
-            let batch = within(LITTLE_PATIENCE, self.remote.client.get(&path)).await.unwrap_or(followed.batch);
-            (batch, Vec::new(), None, Charged::default(), before.clone())
+            (followed.batch, Vec::new(), None, Charged::default(), before.clone())
         };
         let ledger = self.wanted.ledger.as_ref();
         let ledger = ledger.map(|(place, _)| Lines { place: place.clone(), lines: charged.lines });
@@ -209,7 +207,7 @@ impl<'a> Run<'a> {
 
 /// A batch that was followed.
 struct Followed {
-    /// As it was accepted.
+    /// As it was accepted, or cancelled.
     batch: Batch,
     course: Course,
     end: End,
@@ -221,7 +219,7 @@ impl Run<'_> {
     /// Sends the batch and follows it, until it ends or the deadline is there; then it is cancelled.
     async fn follow(&self) -> Result<Followed, Failure> {
         let begun = Instant::now();
-        let sent: Batch = match timeout(self.wanted.deadline, self.submit()).await {
+        let mut sent: Batch = match timeout(self.wanted.deadline, self.submit()).await {
             Ok(sent) => sent?,
             Err(_) => return Err(self.silent("the submission was not answered before the deadline")),
         };
@@ -242,7 +240,7 @@ impl Run<'_> {
         self.remote.screen.end();
         let (end, took) = match followed {
             Ok(ended) => (ended.map(|()| End::Done)?, took),
-            Err(_) => self.cut(sent.id, took).await,
+            Err(_) => self.cut(&mut sent, took).await,
         };
         self.remote.goes_on(String::new());
         Ok(Followed { batch: sent, course: course.into_inner(), end, submitted_in, took })
@@ -272,20 +270,18 @@ impl Run<'_> {
     }
 
     /// The deadline is there: stops the batch, unless it ended and only its stream did not say so.
-    async fn cut(&self, batch: BatchId, took: Duration) -> (End, Duration) {
+    async fn cut(&self, batch: &mut Batch, took: Duration) -> (End, Duration) {
         self.remote.screen.say("The deadline is there: stopping the batch.");
-        let client = &self.remote.client;
-        let found = within(LITTLE_PATIENCE, client.get::<Batch>(&format!("/images/{batch}?limit=1"))).await;
-        if let Some(lasted) = found.ok().and_then(|found| found.lasted()) {
-            return (End::Done, lasted);
+        let path = format!("/images/{}/cancel", batch.id);
+        // One that ended stays as it is.
+        match within(LITTLE_PATIENCE, self.remote.client.post_again::<Batch>(&path, None)).await {
+            Ok(found) => *batch = found,
+            Err(failure) => return (End::Cut(format!("it could not be cancelled: {failure}")), took),
         }
-        let path = format!("/images/{batch}/cancel");
-        let cancel = client.post_again::<Value>(&path, None);
-        let end = match within(LITTLE_PATIENCE, cancel).await {
-            Ok(_) => "cancelled".to_owned(),
-            Err(failure) => format!("it could not be cancelled: {failure}"),
-        };
-        (End::Cut(end), took)
+        match batch.lasted() {
+            Some(lasted) if batch.counts.cancelled == 0 => (End::Done, lasted),
+            _ => (End::Cut("cancelled".to_owned()), took),
+        }
     }
 
     fn silent(&self, reason: &str) -> Failure {

@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::cli::sse::Frame;
+use crate::domain::money::MicroUsd;
 
 const BATCH: &str = "bat_01KB0000000000000000000000";
 const SOON: &str = "2026-11-24T12:00:00Z";

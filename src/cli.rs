@@ -14,6 +14,7 @@ mod found;
 mod healthcheck;
 mod keys;
 mod ledger;
+mod loadtest;
 mod output;
 mod prices;
 mod remote;
@@ -109,6 +110,9 @@ enum ClientCommand {
     Retry(batches::RetryArguments),
     /// Show what is left of today's money.
     Budget(remote::Connection),
+    /// Send a batch to test a service with, and check that all of it was right.
+    #[command(long_about = teaching::ABOUT_LOADTEST, after_help = teaching::LOADTEST)]
+    Loadtest(loadtest::LoadtestArguments),
 }
 
 impl ClientCommand {
@@ -120,10 +124,11 @@ impl ClientCommand {
             Self::Cancel(wanted) => &wanted.connection,
             Self::Retry(wanted) => &wanted.connection,
             Self::Budget(connection) => connection,
+            Self::Loadtest(wanted) => &wanted.connection,
         }
     }
 
-    async fn run(&self, remote: &Remote) -> Result<(), Failure> {
+    async fn run(&self, remote: &Remote, variables: &HashMap<String, String>) -> Result<(), Failure> {
         match self {
             Self::Submit(wanted) => submit::run(wanted, remote).await,
             Self::Watch(wanted) => batches::watch(wanted, remote).await,
@@ -131,6 +136,7 @@ impl ClientCommand {
             Self::Cancel(wanted) => batches::cancel(wanted, remote).await,
             Self::Retry(wanted) => batches::retry(wanted, remote).await,
             Self::Budget(_) => batches::budget(remote).await,
+            Self::Loadtest(wanted) => loadtest::run(wanted, remote, variables).await,
         }
     }
 }
@@ -174,10 +180,13 @@ fn complete(shell: clap_complete::Shell) -> ExitCode {
 /// Asks a running service; the configuration of a service plays no part.
 fn ask(command: &ClientCommand, variables: &HashMap<String, String>) -> ExitCode {
     let asked = || {
-        let remote = Remote::new(command.connection(), variables)?;
+        let mut remote = Remote::new(command.connection(), variables)?;
+        if matches!(command, ClientCommand::Loadtest(_)) {
+            remote.client = remote.client.measured();
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::Unexpected(error.to_string()))?;
-        let ended = runtime.block_on(remote.unless_stopped(command.run(&remote)));
+        let ended = runtime.block_on(remote.unless_stopped(command.run(&remote, variables)));
         runtime.shutdown_timeout(LAST_THREADS);
         ended
     };

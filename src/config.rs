@@ -28,6 +28,7 @@ pub use sections::{
 };
 pub use storage::StorageConfig;
 pub use traces::TracesConfig;
+pub use values::{DURATION, duration};
 
 use crate::domain::prices::PriceTable;
 use crate::domain::spec::RunMode;

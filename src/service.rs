@@ -4,6 +4,7 @@ pub mod access;
 pub mod admission;
 pub mod batches;
 mod cancel;
+pub mod charges;
 pub mod claims;
 mod course;
 mod ended;

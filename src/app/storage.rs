@@ -1,5 +1,6 @@
 //! Which adapters keep pictures and ledger: buckets where they are named, else folders.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +62,24 @@ pub async fn ledger_reader(config: &Config) -> anyhow::Result<Arc<dyn LedgerRead
         Some(ledger) => Arc::new(ledger),
         None => Arc::new(LocalLedgerReader::new(config.data.dir.clone())),
     })
+}
+
+/// The ledger at `place`, for who changes nothing: `gs://` and a bucket, a service's data folder, or the ledger's folder
+/// itself.
+///
+/// # Errors
+/// If there is no such folder, or the access to a bucket cannot be set up.
+pub async fn ledger_at(place: &str, storage: &StorageConfig) -> anyhow::Result<Arc<dyn LedgerReader>> {
+    if let Some(bucket) = place.strip_prefix("gs://") {
+        let bucket = bucket.trim_end_matches('/');
+        anyhow::ensure!(!bucket.is_empty() && !bucket.contains('/'), "{place} is no bucket: write gs://BUCKET");
+        return Ok(Arc::new(GcsLedger::new(connect(storage).await?, bucket, CHANGE_PACE)));
+    }
+    let folder = Path::new(place);
+    anyhow::ensure!(folder.is_dir(), "there is no folder {place}");
+    let is_ledger = folder.file_name() == Some("ledger".as_ref()) && !folder.join("ledger").is_dir();
+    let root = if is_ledger { folder.join("..") } else { folder.to_owned() };
+    Ok(Arc::new(LocalLedgerReader::new(root)))
 }
 
 /// The ledger, for who exports to it.

@@ -9,6 +9,8 @@ use tokio::time::Instant;
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// No wait is longer.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// No wait that a service asks for is heeded for longer: it is asked again then, and may ask once more.
+const LONGEST_ASKED: Duration = Duration::from_mins(2);
 /// A service that is away for this long is given up.
 pub(super) const MAX_ABSENCE: Duration = Duration::from_mins(15);
 
@@ -20,14 +22,14 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// The wait after one more failure: at least `asked`, if the service asked for one. `None` when it is time to
-    /// give up.
+    /// The wait after one more failure: at least `asked`, if the service asked for one, within reason. `None` when it is
+    /// time to give up.
     pub(super) fn next(&mut self, asked: Option<Duration>) -> Option<Duration> {
         let since = *self.away_since.get_or_insert_with(Instant::now);
         let most = FIRST_WAIT.saturating_mul(1 << self.failures.min(10)).min(LONGEST_WAIT);
         self.failures += 1;
         // Half of it is certain, so that nobody comes back at once.
-        let wait = most.mul_f64(rand::random_range(0.5..=1.0)).max(asked.unwrap_or_default());
+        let wait = most.mul_f64(rand::random_range(0.5..=1.0)).max(asked.unwrap_or_default().min(LONGEST_ASKED));
         (since.elapsed() < MAX_ABSENCE).then_some(wait)
     }
 
@@ -54,6 +56,7 @@ mod tests {
             assert!((most / 2.0..=most).contains(&wait), "{wait} of {most}");
         }
         assert!(backoff.next(Some(Duration::from_mins(1))).unwrap() >= Duration::from_mins(1));
+        assert_eq!(backoff.next(Some(Duration::MAX)), Some(LONGEST_ASKED));
         backoff.reset();
         assert!(backoff.next(None).unwrap() <= FIRST_WAIT);
         tokio::time::advance(MAX_ABSENCE).await;

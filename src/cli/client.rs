@@ -4,16 +4,21 @@
 //! Until the service has been heard once, nobody at its address is an error at once; later it is waited for.
 
 mod follow;
+mod links;
+mod tally;
 
 use std::net::SocketAddr;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{Method, Request, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
+pub(super) use self::follow::Then;
+pub(super) use self::tally::Tally;
 use super::backoff::Backoff;
 use super::failure::{Failure, Refusal};
 use super::screen::Screen;
@@ -31,14 +36,42 @@ const MAX_REDIRECTS: u32 = 5;
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Talks to one service.
 pub(super) struct Client {
     http: reqwest::Client,
     base: String,
-    key: Option<HeaderValue>,
+    /// What shows the service, and a platform in front of it, who asks.
+    shown: HeaderMap,
     screen: Screen,
     was_heard: AtomicBool,
+    /// What was asked of the service, while somebody wants to know.
+    tally: Option<Mutex<Tally>>,
+}
+
+/// What is shown with each request.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Credentials<'a> {
+    /// The service's key.
+    pub(super) key: Option<&'a Secret>,
+    /// The token of a platform in front of the service.
+    pub(super) token: Option<&'a Secret>,
+}
+
+impl Credentials<'_> {
+    /// The key as a bearer, or beside the token where that is the bearer.
+    fn headers(self) -> Result<HeaderMap, Failure> {
+        let mut headers = HeaderMap::new();
+        if let Some(token) = self.token {
+            headers.insert(AUTHORIZATION, secret("Bearer ", token, "the token (ORCHESTRATOR_TOKEN)")?);
+        }
+        let (name, prefix) = if self.token.is_some() { (API_KEY, "") } else { (AUTHORIZATION, "Bearer ") };
+        if let Some(key) = self.key {
+            headers.insert(name, secret(prefix, key, "the key (--key, ORCHESTRATOR_KEY)")?);
+        }
+        Ok(headers)
+    }
 }
 
 /// A request's body, and what it is.
@@ -57,11 +90,11 @@ impl Body {
 impl Client {
     /// A client of the service at `address` that shows no key.
     pub(super) fn local(address: SocketAddr) -> Result<Self, Failure> {
-        Self::new(&format!("http://{address}"), None, Screen::new())
+        Self::new(&format!("http://{address}"), Credentials::default(), Screen::new())
     }
 
-    /// A client of the service at `base` that shows `key`, and says on `screen` what it waits for.
-    pub(super) fn new(base: &str, key: Option<&Secret>, screen: Screen) -> Result<Self, Failure> {
+    /// A client of the service at `base` that shows `credentials`, and says on `screen` what it waits for.
+    pub(super) fn new(base: &str, credentials: Credentials<'_>, screen: Screen) -> Result<Self, Failure> {
         let base = service_url(base)?;
         let builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
@@ -71,9 +104,9 @@ impl Client {
         let is_near = base.host_str().is_some_and(is_loopback);
         let builder = if is_near { builder.no_proxy() } else { builder };
         let http = builder.build().map_err(|error| Failure::Unexpected(format!("no HTTP client: {error}")))?;
-        let key = key.map(bearer).transpose()?;
         let base = base.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { http, base, key, screen, was_heard: AtomicBool::new(false) })
+        let shown = credentials.headers()?;
+        Ok(Self { http, base, shown, screen, was_heard: AtomicBool::new(false), tally: None })
     }
 
     /// The address that paths are appended to.
@@ -142,9 +175,7 @@ impl Client {
         let url = format!("{}{path}", self.base);
         let url = url.parse::<Url>().map_err(|error| Failure::Usage(format!("{url}: {error}")))?;
         let mut request = Request::new(method, url);
-        if let Some(key) = &self.key {
-            request.headers_mut().insert(AUTHORIZATION, key.clone());
-        }
+        request.headers_mut().extend(self.shown.clone());
         Ok(request)
     }
 
@@ -202,7 +233,10 @@ impl Client {
 
     async fn exchange(&self, request: &Request) -> Result<Response, Failure> {
         let request = request.try_clone().ok_or_else(|| Failure::Unexpected("a body cannot be sent twice".into()))?;
-        match self.http.execute(request).await {
+        let begun = self.begin(&request);
+        let answered = self.http.execute(request).await;
+        self.note(begun, &answered);
+        match answered {
             Ok(response) => {
                 self.was_heard.store(true, Ordering::Relaxed);
                 Ok(response)
@@ -258,9 +292,9 @@ fn service_url(text: &str) -> Result<Url, Failure> {
     Ok(url)
 }
 
-fn bearer(key: &Secret) -> Result<HeaderValue, Failure> {
-    let mut value = header(&format!("Bearer {}", key.expose()))
-        .map_err(|_| Failure::Usage("the key (--key, ORCHESTRATOR_KEY) has characters that no key has".into()))?;
+fn secret(prefix: &str, secret: &Secret, name: &str) -> Result<HeaderValue, Failure> {
+    let mut value = header(&format!("{prefix}{}", secret.expose()))
+        .map_err(|_| Failure::Usage(format!("{name} has characters that none has")))?;
     value.set_sensitive(true);
     Ok(value)
 }

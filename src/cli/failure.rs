@@ -8,6 +8,7 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::output::one_line;
 use crate::domain::ids::BatchId;
 
 /// Some pictures were not made or not saved, or something else failed.
@@ -38,6 +39,9 @@ pub(super) enum Failure {
     /// Not every picture was made and saved; what came of them was said already.
     #[error("{batch} is not complete: {missing} not made, {unsaved} made and not saved")]
     Incomplete { batch: BatchId, missing: u32, unsaved: usize },
+    /// A load test went through to its end, and these gates do not hold.
+    #[error("the load test failed: {}", .0.join(", "))]
+    Gates(Vec<String>),
     /// A file or a folder cannot be read or written.
     #[error("{0}")]
     File(String),
@@ -56,7 +60,7 @@ impl Failure {
             Self::Usage(_) => EXIT_USAGE,
             Self::Unreachable { .. } => EXIT_UNAVAILABLE,
             Self::Refused(refusal) => refusal.exit_code(),
-            Self::Incomplete { .. } | Self::File(_) | Self::Unexpected(_) => EXIT_FAILED,
+            Self::Incomplete { .. } | Self::Gates(_) | Self::File(_) | Self::Unexpected(_) => EXIT_FAILED,
             Self::Interrupted(_) => EXIT_INTERRUPTED,
         }
     }
@@ -173,7 +177,10 @@ impl Refusal {
 
     /// What to do about it, where the service's own words do not say.
     fn advice(&self) -> &'static str {
+        let is_barred = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&self.status);
         match self.problem.code.as_str() {
+            // What stands in front of the service has no such codes.
+            "" if is_barred => "; on Cloud Run set ORCHESTRATOR_TOKEN to an identity token of who may call the service",
             "unauthorized" => "; set ORCHESTRATOR_KEY or --key to a key that is good",
             "live_disabled" => "; the service has to be started with RUN_MODE=live",
             "budget_exceeded" => "; send fewer rows, or wait: `budget` says what is left and until when",
@@ -186,7 +193,7 @@ impl fmt::Display for Refusal {
     /// One line, and one for each fault.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let detail = if self.problem.detail.is_empty() { "no detail" } else { &self.problem.detail };
-        write!(f, "the service answered {}: {detail}{}", self.status, self.advice())?;
+        write!(f, "the service answered {}: {}{}", self.status, one_line(detail), self.advice())?;
         if !self.places.is_empty() {
             return self.places.iter().try_for_each(|place| write!(f, "\n{place}"));
         }
@@ -198,8 +205,8 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let places = [&self.pointer, &self.parameter, &self.header];
         match places.into_iter().flatten().find(|place| !place.is_empty()) {
-            Some(place) => write!(f, "{place}: {}", self.detail),
-            None => f.write_str(&self.detail),
+            Some(place) => write!(f, "{}: {}", one_line(place), one_line(&self.detail)),
+            None => f.write_str(&one_line(&self.detail)),
         }
     }
 }
@@ -255,5 +262,21 @@ mod tests {
         let lines: Vec<String> = refusal.to_string().lines().map(str::to_owned).collect();
         assert_eq!(lines[1..], ["  /items/0/prompt: is required", "  model: is given twice"]);
         assert_eq!(Refusal::new(StatusCode::BAD_GATEWAY, None, b"<html>").problem.code, "");
+    }
+
+    #[test]
+    fn words_of_the_service_make_no_lines_of_their_own() {
+        let body = br#"{"code":"x","detail":"no\nall is well","errors":[{"pointer":"/a\u001b","detail":"b\nc"}]}"#;
+        let said = Refusal::new(StatusCode::BAD_REQUEST, None, body).to_string();
+        assert_eq!(said.lines().count(), 2, "{said}");
+        assert!(!said.contains('\u{1b}'), "{said}");
+    }
+
+    #[test]
+    fn who_is_refused_in_front_of_the_service_is_told_of_the_token() {
+        let refusal = |status, body: &str| Refusal::new(status, None, body.as_bytes()).to_string();
+        assert!(refusal(StatusCode::FORBIDDEN, "<html>").contains("ORCHESTRATOR_TOKEN"));
+        let own = refusal(StatusCode::FORBIDDEN, r#"{"code":"forbidden","detail":"no"}"#);
+        assert!(!own.contains("ORCHESTRATOR_TOKEN"), "{own}");
     }
 }

@@ -74,7 +74,7 @@ impl Found {
     fn summary(&self) -> String {
         let counts = &self.batch.counts;
         let mut parts = vec![format!("{} of {} pictures made", counts.completed, counts.total)];
-        let open = counts.queued + counts.running;
+        let open = counts.queued.saturating_add(counts.running);
         for (count, what) in [(open, "open"), (counts.failed, "failed"), (counts.cancelled, "cancelled")] {
             if count > 0 {
                 parts.push(format!("{count} {what}"));
@@ -90,7 +90,7 @@ impl Found {
     /// How many were not.
     pub(super) fn verdict(&self, saver: Option<&Saver<'_>>) -> Result<(), Failure> {
         let counts = &self.batch.counts;
-        let missing = counts.total - counts.completed;
+        let missing = counts.total.saturating_sub(counts.completed);
         let unsaved = saver.map_or(0, |saver| (counts.completed as usize).saturating_sub(saver.count()));
         if missing == 0 && unsaved == 0 {
             return Ok(());
@@ -107,5 +107,20 @@ impl Failed {
     fn as_json(&self) -> Value {
         let Reason { code, detail, retryable } = &self.reason;
         json!({"sceneId": self.scene, "variant": self.variant, "code": code, "detail": detail, "retryable": retryable})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_that_do_not_add_up_are_told_as_they_are() {
+        let counts = json!({"total": 1, "queued": u32::MAX, "running": 2, "completed": 9, "failed": 0, "cancelled": 0});
+        let body = json!({"batchId": "bat_01KB0000000000000000000000", "state": "running", "estimatedCost": 0,
+            "actualCost": 0, "unknownCost": 0, "lastEvent": 1, "counts": counts});
+        let found = Found { batch: serde_json::from_value(body.clone()).unwrap(), body, failed: Vec::new() };
+        assert!(found.summary().contains("9 of 1 pictures made, 4294967295 open"), "{}", found.summary());
+        assert!(found.verdict(None).is_ok());
     }
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-use super::client::Client;
+use super::client::{Client, Credentials};
 use super::failure::Failure;
 use super::folder::Folder;
 use super::output::{program, quoted, say};
@@ -96,7 +96,8 @@ impl Remote {
         let url = connection.url.clone().or(set.url).unwrap_or_else(|| ClientConfig::DEFAULT_URL.to_owned());
         let key = connection.key.as_ref().map(Secret::new).or(set.key);
         let screen = Screen::new();
-        let client = Client::new(&url, key.as_ref(), screen.clone())?;
+        let credentials = Credentials { key: key.as_ref(), token: set.token.as_ref() };
+        let client = Client::new(&url, credentials, screen.clone())?;
         Ok(Self { client, screen, json: connection.json, at: connection.as_option(), going_on: RefCell::default() })
     }
 

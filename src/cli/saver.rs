@@ -24,6 +24,8 @@ use crate::domain::ids::BatchId;
 
 /// Pictures that are fetched at once.
 const AT_ONCE: usize = 4;
+/// Longest picture that is saved, whatever the service says of it.
+const MAX_PICTURE_BYTES: u64 = 256 << 20;
 /// A picture that arrives broken this often is given up.
 const MAX_BROKEN: u32 = 3;
 
@@ -114,7 +116,7 @@ impl<'a> Saver<'a> {
         let (mut backoff, mut broken) = (Backoff::default(), 0);
         loop {
             let failure = match self.client.open_picture(self.batch, &picture.scene, picture.variant).await {
-                Ok(response) => match self.write(response, part).await? {
+                Ok(response) => match self.write(response, picture, part).await? {
                     Ok(hash) if hash == picture.sha256 => return Ok(()),
                     Ok(_) => Failure::Unexpected(format!("{} arrives with other bytes", picture.file_name())),
                     Err(failure) => failure,
@@ -128,14 +130,25 @@ impl<'a> Saver<'a> {
         }
     }
 
-    /// Writes a body to `part`; its hash, or why it broke off.
-    async fn write(&self, response: Response, part: &Path) -> Result<Result<String, Failure>, Failure> {
+    /// Writes a body to `part`, no more of it than `picture` has; its hash, or why it broke off.
+    async fn write(
+        &self,
+        response: Response,
+        picture: &Picture,
+        part: &Path,
+    ) -> Result<Result<String, Failure>, Failure> {
         let disk = of_file("write", part);
+        let mut left = picture.bytes.unwrap_or(MAX_PICTURE_BYTES).min(MAX_PICTURE_BYTES);
         let mut file = tokio::fs::File::create(part).await.map_err(&disk)?;
         let (mut pieces, mut hash) = (response.bytes_stream(), Sha256::new());
         while let Some(piece) = pieces.next().await {
             match piece {
                 Ok(piece) => {
+                    let Some(rest) = left.checked_sub(piece.len() as u64) else {
+                        let name = picture.file_name();
+                        return Ok(Err(Failure::Unexpected(format!("{name} arrives with more bytes than it has"))));
+                    };
+                    left = rest;
                     hash.update(&piece);
                     file.write_all(&piece).await.map_err(&disk)?;
                 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use super::output::complain;
+use super::output::{complain, one_line};
 use super::sse::Frame;
 use crate::domain::state::Counts;
 
@@ -35,7 +35,7 @@ impl Screen {
 
     /// Starts over at what was counted; `name` tells this batch from others.
     pub(super) fn start(&self, name: &str, counts: &Counts) {
-        self.bar.set_prefix(if name.is_empty() { String::new() } else { format!("{name} ") });
+        self.bar.set_prefix(if name.is_empty() { String::new() } else { format!("{} ", one_line(name)) });
         self.bar.set_length(counts.total.into());
         self.bar.reset_elapsed();
         if self.is_drawn {
@@ -46,7 +46,8 @@ impl Screen {
 
     /// Sets the bar to what was counted.
     pub(super) fn count(&self, counts: &Counts) {
-        self.bar.set_position(u64::from(counts.total - counts.queued - counts.running));
+        let open = counts.queued.saturating_add(counts.running);
+        self.bar.set_position(counts.total.saturating_sub(open).into());
     }
 
     /// Shows one event.
@@ -69,7 +70,7 @@ impl Screen {
     /// Shows what is being waited for; a line of its own where there is no bar.
     pub(super) fn wait(&self, line: &str) {
         if self.is_drawn {
-            self.bar.set_message(line.to_owned());
+            self.bar.set_message(one_line(line).into_owned());
         } else {
             complain(line);
         }
@@ -97,14 +98,14 @@ enum Told {
 fn describe(event: &Frame) -> Option<Told> {
     let data: Value = serde_json::from_str(&event.data).ok()?;
     if event.event == "notice" {
-        return data["detail"].as_str().map(|detail| Told::Notice(detail.to_owned()));
+        return data["detail"].as_str().map(|detail| Told::Notice(one_line(detail).into_owned()));
     }
-    let picture = format!("{} v{}", data["sceneId"].as_str()?, data["variant"].as_u64()?);
+    let picture = format!("{} v{}", one_line(data["sceneId"].as_str()?), data["variant"].as_u64()?);
     match event.event.as_str() {
         "image_complete" => Some(Told::Picture(format!("{picture} made"))),
         "image_failed" => {
             let code = data["error"]["code"].as_str().unwrap_or("?");
-            Some(Told::Picture(format!("{picture} failed: {code}")))
+            Some(Told::Picture(format!("{picture} failed: {}", one_line(code))))
         }
         _ => None,
     }
@@ -131,5 +132,22 @@ mod tests {
         assert!(matches!(describe(&failed), Some(Told::Picture(line)) if line == "b v2 failed: safety_blocked"));
         let notice = event("notice", r#"{"detail":"the provider asks to slow down"}"#);
         assert!(matches!(describe(&notice), Some(Told::Notice(line)) if line.ends_with("slow down")));
+    }
+
+    #[test]
+    fn counts_that_do_not_add_up_are_no_reason_to_fall_over() {
+        let screen = Screen::drawn(false);
+        let odd = Counts { total: 1, queued: u32::MAX, running: 7, completed: 9, failed: 0, cancelled: 0 };
+        screen.start("", &odd);
+        assert_eq!(screen.bar.position(), 0);
+    }
+
+    #[test]
+    fn an_event_steers_no_terminal() {
+        let failed = r#"{"sceneId":"a\u001b[2J","variant":1,"error":{"code":"x\u0007\n"}}"#;
+        assert!(matches!(describe(&event("image_failed", failed)),
+            Some(Told::Picture(line)) if line == "a\\u001b[2J v1 failed: x\\u0007\\u000a"));
+        let notice = event("notice", r#"{"detail":"\u009b31mred\ntape"}"#);
+        assert!(matches!(describe(&notice), Some(Told::Notice(line)) if line == "\\u009b31mred\\u000atape"));
     }
 }

@@ -1,4 +1,13 @@
 //! Reads an event stream as it arrives in pieces (HTML standard, "Server-sent events"; lines end in LF or CRLF).
+//! Refuses an event that never ends.
+
+/// Most bytes of one event, its lines together; those of the service have less than two thousand.
+const MAX_EVENT_BYTES: usize = 1 << 20;
+
+/// An event is longer than anything that a service sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an event has more than {MAX_EVENT_BYTES} bytes")]
+pub(super) struct TooLong;
 
 /// One event.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,22 +27,34 @@ pub(super) struct Parser {
     event: String,
     data: Vec<String>,
     id: String,
+    /// Bytes of the event that is under way.
+    size: usize,
 }
 
 impl Parser {
     /// Takes the next piece; returns the events that it completes.
-    pub(super) fn push(&mut self, piece: &[u8]) -> Vec<Frame> {
+    ///
+    /// # Errors
+    /// [`TooLong`]; the stream makes no sense after it.
+    pub(super) fn push(&mut self, piece: &[u8]) -> Result<Vec<Frame>, TooLong> {
         let mut frames = Vec::new();
         for &byte in piece {
+            self.size += 1;
+            if self.size > MAX_EVENT_BYTES {
+                return Err(TooLong);
+            }
             if byte != b'\n' {
                 self.line.push(byte);
                 continue;
             }
             let line = std::mem::take(&mut self.line);
             let line = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(&line)).into_owned();
+            if line.is_empty() {
+                self.size = 0;
+            }
             frames.extend(self.take(&line));
         }
-        frames
+        Ok(frames)
     }
 
     fn take(&mut self, line: &str) -> Option<Frame> {
@@ -74,8 +95,23 @@ mod tests {
         let expected = [frame("1", "started", "{\"total\":3}"), frame("2", "image_complete", "a\nü")];
         for size in 1..STREAM.len() {
             let mut parser = Parser::default();
-            let frames: Vec<Frame> = STREAM.as_bytes().chunks(size).flat_map(|piece| parser.push(piece)).collect();
+            let frames: Vec<Frame> =
+                STREAM.as_bytes().chunks(size).flat_map(|piece| parser.push(piece).unwrap()).collect();
             assert_eq!(frames, expected, "in pieces of {size}");
         }
+    }
+
+    #[test]
+    fn an_event_that_never_ends_is_not_kept_for_ever() {
+        for endless in [&b"x"[..], b"data: x\n", b": a comment\n", b"id: 1\r\n"] {
+            let mut parser = Parser::default();
+            let taken = (0..2 * MAX_EVENT_BYTES).map_while(|_| parser.push(endless).ok()).count();
+            assert!(taken * endless.len() <= MAX_EVENT_BYTES, "{endless:?}");
+            assert!(parser.line.len() + parser.data.iter().map(String::len).sum::<usize>() <= MAX_EVENT_BYTES);
+        }
+        // Many events that end are no matter, however they end.
+        let mut parser = Parser::default();
+        let many = "data: x\n\n: still here\r\n\r\n".repeat(100_000);
+        assert_eq!(parser.push(many.as_bytes()).map(|frames| frames.len()), Ok(100_000));
     }
 }

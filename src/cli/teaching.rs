@@ -16,6 +16,7 @@ The most important environment variables (.env.example has them all):
   LOG_LEVEL, LOG_FORMAT  info, debug, …; pretty or json  [info, by terminal]
   ORCHESTRATOR_URL       the service that is asked       [http://127.0.0.1:9090]
   ORCHESTRATOR_KEY       the key that is shown to it     [none]
+  ORCHESTRATOR_TOKEN     an identity token, on Cloud Run [none]
 
 Exit codes: 0 all went well, 1 something failed, 2 wrong command line, 64 wrong configuration or file. Of commands that
 ask a service also: 1 pictures were not made or not saved, 69 the service is away, 75 the budget is used up, 77 the key
@@ -33,6 +34,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("{} ledger verify", "check that ledger and database have the same charges"),
     ("{} keys new --name alice", "make an API key; from then on nobody is let in without one"),
     ("{} ledger report --by user", "what each user spent, by the ledger"),
+    ("{} loadtest --report run.html", "100 pictures, and whether all of it was right"),
 ];
 
 /// The end of `--help`: examples, variables, exit codes, and what the synthetic provider can be told.
@@ -101,6 +103,51 @@ pub(super) const RETRY: &str = "\
 Examples:
   orchestrator retry last --out pictures                all that may work the next time
   orchestrator retry last --code safety_blocked         those that were refused";
+
+/// What `loadtest` does, at length.
+pub(super) const ABOUT_LOADTEST: &str = "\
+Send a batch to test a service with, and check that all of it was right.
+
+A live batch of --rows rows is submitted and followed by its progress stream, over two reconnects on purpose. What came of
+it is held against gates: batch, pictures, events, counters, budget, ledger and links have to agree. Each is shown with what
+was measured and its limit; a gate that was skipped never counts as passed. A batch that is not done by --deadline is
+cancelled.
+
+Without --live nothing is spent: where pictures cost money, the run is priced and refused.
+
+The gates:
+  time          the batch ended within --deadline
+  errors        fewer than 5 % of the pictures were not made
+  progress      every event came once, in order, without a hole; as many image_complete as pictures
+  requests      /metrics-lite counted the requests of this test
+  images        … the pictures that were made and those that failed
+  http-errors   … the answers of 500 and more that this test got
+  refreshes     … no link that was minted anew before it was old
+  ledger        … one exported ledger line for each charge
+  ledger-lines  the ledger itself has one line for each charge; with --ledger
+  sums          batch, pictures, budget and ledger name the same amount, and nothing stays reserved
+  links         every picture has the right bytes, by its link and by its permalink
+
+A run expects to be alone on one instance: counters are those of the process that answers, and move by this run's own
+requests (and one in five seconds for probes). With --shared others may move them and the budget further. Behind a balancer
+leave the counters out: --skip requests --skip images --skip http-errors --skip refreshes --skip ledger.
+
+The times: a submission is measured to its whole answer, twenty dry runs and the live one; a picture by the service's
+own clock from the batch's `started` event to its `image_complete`, so that waiting for others is part of it; a request to
+the headers of its answer. Quantiles are times that were measured (nearest rank): of fewer than a hundred, p99 is the
+longest.";
+
+/// Examples of `loadtest`.
+pub(super) const LOADTEST: &str = "\
+Examples:
+  orchestrator loadtest                                          100 pictures; free on a synthetic service
+  orchestrator loadtest --rows 500 --variants 2 --report run.html --report run.json
+  orchestrator loadtest --live --model gemini-nano-banana-2.1 --deadline 10m
+  orchestrator loadtest --ledger ./data                          reads the ledger's lines too; also gs://BUCKET
+  ORCHESTRATOR_TOKEN=$(gcloud auth print-identity-token) orchestrator loadtest --url https://… --live
+
+Exit codes: 0 no gate failed, 1 one did, 2 or 64 what was asked cannot be done, 69 the service is away, 75 the budget is
+used up, 77 the key is refused, 130 stopped by Ctrl-C; the batch goes on then, and how to stop it is said.";
 
 /// How completions are set up.
 pub(super) const COMPLETIONS: &str = "\

@@ -1,6 +1,8 @@
 //! What the command line reads of the service's answers. What it does not know is ignored: changes of the contract only
 //! add.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use crate::domain::ids::BatchId;
@@ -8,7 +10,7 @@ use crate::domain::money::MicroUsd;
 use crate::domain::picture::PictureFormat;
 use crate::domain::spec::SceneId;
 use crate::domain::state::{BatchState, Counts};
-use crate::domain::time::Day;
+use crate::domain::time::{Day, Timestamp};
 use crate::service::links::file_name;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -17,6 +19,7 @@ pub(super) struct Batch {
     #[serde(rename = "batchId")]
     pub(super) id: BatchId,
     pub(super) state: BatchState,
+    created_at: Option<String>,
     pub(super) finished_at: Option<String>,
     pub(super) estimated_cost: MicroUsd,
     pub(super) actual_cost: MicroUsd,
@@ -27,6 +30,14 @@ pub(super) struct Batch {
     #[serde(default)]
     pub(super) items: Vec<Item>,
     pub(super) next_cursor: Option<String>,
+}
+
+impl Batch {
+    /// How long it took, by the service's clock, if it ended.
+    pub(super) fn lasted(&self) -> Option<Duration> {
+        let at = |text: &Option<String>| text.as_ref()?.parse::<Timestamp>().ok();
+        Some(at(&self.finished_at)?.since(at(&self.created_at)?))
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -62,6 +73,7 @@ pub(super) struct Reason {
 pub(super) struct Stored {
     mime_type: Option<String>,
     sha256: Option<String>,
+    bytes: Option<u64>,
 }
 
 /// The `data` of an `image_complete` event.
@@ -82,6 +94,8 @@ pub(super) struct Picture {
     pub(super) format: PictureFormat,
     /// Lowercase hex.
     pub(super) sha256: String,
+    /// Its length, if the service says it.
+    pub(super) bytes: Option<u64>,
 }
 
 impl Picture {
@@ -89,7 +103,8 @@ impl Picture {
     pub(super) fn new(scene: &str, variant: u32, stored: &Stored) -> Option<Self> {
         let mime_type = stored.mime_type.as_deref()?;
         let format = PictureFormat::ALL.into_iter().find(|format| format.mime_type() == mime_type)?;
-        Some(Self { scene: scene.parse().ok()?, variant, format, sha256: stored.sha256.clone()? })
+        let (scene, sha256) = (scene.parse().ok()?, stored.sha256.clone()?);
+        Some(Self { scene, variant, format, sha256, bytes: stored.bytes })
     }
 
     /// The name that a person would choose.
@@ -149,7 +164,11 @@ mod tests {
 
     #[test]
     fn a_picture_has_a_file_name_only_if_it_was_made_and_its_row_has_a_name() {
-        let stored = |mime: Option<&str>| Stored { mime_type: mime.map(str::to_owned), sha256: Some("00".into()) };
+        let stored = |mime: Option<&str>| Stored {
+            mime_type: mime.map(str::to_owned),
+            sha256: Some("00".into()),
+            bytes: Some(1),
+        };
         let name = |scene: &str, mime| Picture::new(scene, 2, &stored(mime)).map(|picture| picture.file_name());
         assert_eq!(name("s-001", Some("image/png")).as_deref(), Some("s-001_v2.png"));
         assert_eq!(name("S.1", Some("image/jpeg")).as_deref(), Some("S.1_v2.jpg"));

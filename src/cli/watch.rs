@@ -21,7 +21,7 @@ use crate::domain::state::BatchState;
 /// Pictures that wait to be saved while events go on; then the stream waits.
 const MAX_WAITING: usize = 64;
 /// Items in a page of a batch: the most that the service gives.
-const PAGE: u32 = 200;
+pub(super) const PAGE: u32 = 200;
 
 /// Watches one batch.
 pub(super) struct Watch<'a> {
@@ -61,13 +61,14 @@ impl<'a> Watch<'a> {
     /// Reads the whole batch, and saves what is there. Calls `first` with its first page.
     pub(super) async fn sweep(&self, mut first: impl FnMut(&Batch)) -> Result<Found, Failure> {
         let mut path = format!("/images/{}?limit={PAGE}", self.batch);
-        let (mut head, mut failed) = (None, Vec::new());
+        let (mut head, mut failed, mut pages) = (None, Vec::new(), Pages::default());
         loop {
             let mut body: Value = self.client.get(&path).await?;
             let mut batch = parse(&body)?;
             if head.is_none() {
                 first(&batch);
             }
+            pages.turn(&batch)?;
             self.take_page(&mut batch, &mut failed).await?;
             let next = batch.next_cursor.take();
             if let Some(body) = body.as_object_mut() {
@@ -134,6 +135,27 @@ impl<'a> Watch<'a> {
     }
 }
 
+/// The pages of a batch, which end.
+#[derive(Debug, Default)]
+pub(super) struct Pages {
+    rows: usize,
+}
+
+impl Pages {
+    /// Takes note of a page that was read.
+    ///
+    /// # Errors
+    /// If another one is to follow, and this one is empty or there are more rows already than the batch has pictures.
+    pub(super) fn turn(&mut self, batch: &Batch) -> Result<(), Failure> {
+        self.rows = self.rows.saturating_add(batch.items.len());
+        let goes_on = batch.next_cursor.is_some();
+        if goes_on && (batch.items.is_empty() || self.rows > batch.counts.total as usize) {
+            return Err(Failure::Unexpected(format!("{} has pages without end", batch.id)));
+        }
+        Ok(())
+    }
+}
+
 fn parse(body: &Value) -> Result<Batch, Failure> {
     serde::Deserialize::deserialize(body)
         .map_err(|error| Failure::Unexpected(format!("the service answered something unexpected: {error}")))
@@ -146,4 +168,32 @@ fn picture_of(event: &Frame) -> Option<Picture> {
     }
     let made: ImageComplete = serde_json::from_str(&event.data).ok()?;
     Picture::new(&made.scene_id, made.variant, &made.stored)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn page(rows: u32, total: u32, next: Option<&str>) -> Batch {
+        let counts =
+            json!({"total": total, "queued": 0, "running": 0, "completed": total, "failed": 0, "cancelled": 0});
+        let items: Vec<Value> =
+            (0..rows).map(|row| json!({"sceneId": row.to_string(), "prompt": "", "images": []})).collect();
+        parse(&json!({"batchId": "bat_01KB0000000000000000000000", "state": "completed", "estimatedCost": 0,
+            "actualCost": 0, "unknownCost": 0, "lastEvent": 1, "counts": counts, "items": items, "nextCursor": next}))
+        .unwrap()
+    }
+
+    #[test]
+    fn pages_that_never_end_are_left() {
+        let mut pages = Pages::default();
+        pages.turn(&page(200, 401, Some("a"))).unwrap();
+        pages.turn(&page(200, 401, Some("a"))).unwrap();
+        pages.turn(&page(1, 401, None)).unwrap();
+        assert!(pages.turn(&page(1, 401, Some("a"))).is_err(), "more rows than pictures");
+        assert!(Pages::default().turn(&page(0, 5, Some("a"))).is_err(), "nothing, and still more");
+        assert!(Pages::default().turn(&page(0, 5, None)).is_ok());
+    }
 }

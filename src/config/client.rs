@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::StorageConfig;
 use super::reader::Reader;
 use super::sections::Secret;
 
@@ -12,6 +13,10 @@ pub struct ClientConfig {
     pub url: Option<String>,
     /// The key to show.
     pub key: Option<Secret>,
+    /// What shows a platform in front of the service, such as Cloud Run, who calls.
+    pub token: Option<Secret>,
+    /// How a ledger in a bucket is reached.
+    pub storage: StorageConfig,
 }
 
 impl ClientConfig {
@@ -37,6 +42,8 @@ impl ClientConfig {
         Self {
             url: from.text("ORCHESTRATOR_URL").map(str::to_owned),
             key: from.text("ORCHESTRATOR_KEY").map(Secret::new),
+            token: from.text("ORCHESTRATOR_TOKEN").map(Secret::new),
+            storage: StorageConfig::read(from),
         }
     }
 }

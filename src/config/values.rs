@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// What [`duration`] reads.
-pub(super) const DURATION: &str = "a duration such as 12h, 5m, 10s or 500ms";
+pub const DURATION: &str = "a duration such as 12h, 5m, 10s or 500ms";
 /// What [`size`] reads.
 pub(super) const SIZE: &str = "a size such as 10MiB, 512KiB or a count of bytes";
 /// What [`boolean`] reads.
@@ -19,7 +19,8 @@ fn number_and_unit(text: &str) -> Option<(u64, &str)> {
 }
 
 /// Reads a number with one of the units `ms`, `s`, `m`, `h`, `d`. A bare number other than 0 has no unit and is refused.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+#[must_use]
+pub fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = number_and_unit(text)?;
     let millis_a_unit = match unit {
         "ms" => 1,

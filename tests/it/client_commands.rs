@@ -1,5 +1,6 @@
 //! The commands that ask a running service, by the real program: what they say, what they leave, how they end.
 
+mod hostile;
 mod kills;
 mod ways;
 
@@ -29,13 +30,13 @@ impl Desk {
         Self { folder: tempfile::tempdir().unwrap(), url: url.to_owned(), variables: Vec::new() }
     }
 
-    fn with(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
         self
     }
 
     /// Writes a file; its name.
-    fn write<'n>(&self, name: &'n str, content: &str) -> &'n str {
+    pub(crate) fn write<'n>(&self, name: &'n str, content: &str) -> &'n str {
         std::fs::write(self.folder.path().join(name), content).unwrap();
         name
     }
@@ -66,7 +67,7 @@ impl Desk {
     }
 
     /// The same with `--json`: the objects on standard output.
-    async fn json(&self, code: i32, arguments: &[&str]) -> Vec<Value> {
+    pub(crate) async fn json(&self, code: i32, arguments: &[&str]) -> Vec<Value> {
         let (out, _) = self.expect(code, &[arguments, &["--json"]].concat()).await;
         out.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
     }
@@ -142,7 +143,7 @@ impl Going {
     }
 
     /// Waits for its end; exit code, standard output, and what is left of standard error.
-    async fn ended(mut self) -> (Option<i32>, String, String) {
+    pub(crate) async fn ended(mut self) -> (Option<i32>, String, String) {
         let mut left = String::new();
         while let Some(line) = self.said.next_line().await.unwrap() {
             left = format!("{left}{line}\n");

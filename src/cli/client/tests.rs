@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
+use crate::cli::sse::Frame;
 
 const BATCH: &str = "bat_01KB0000000000000000000000";
 
@@ -29,7 +30,8 @@ async fn client(routes: Router) -> Client {
 }
 
 fn keyed(address: SocketAddr) -> Client {
-    Client::new(&format!("http://{address}/"), Some(&Secret::new("orc_k")), Screen::new()).unwrap()
+    let credentials = Credentials { key: Some(&Secret::new("orc_k")), token: None };
+    Client::new(&format!("http://{address}/"), credentials, Screen::new()).unwrap()
 }
 
 /// A stream of three events that breaks off after each.
@@ -178,4 +180,77 @@ fn an_address_that_is_none_or_holds_a_secret_is_refused() {
         assert_eq!(failure.exit_code(), 64, "{bad}");
         assert!(!failure.to_string().contains("secret"));
     }
+}
+
+#[tokio::test]
+async fn a_token_of_the_platform_leaves_the_key_a_header_of_its_own() {
+    let seen = |headers: HeaderMap| async move {
+        let of = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+        axum::Json(serde_json::json!([of("authorization"), of("x-api-key")]))
+    };
+    let address = service(Router::new().route("/budget", get(seen))).await;
+    let (key, token) = (Secret::new("orc_k"), Secret::new("ey.J.x"));
+    for (key, token, expected) in [
+        (None, None, [None, None]),
+        (Some(&key), None, [Some("Bearer orc_k"), None]),
+        (None, Some(&token), [Some("Bearer ey.J.x"), None]),
+        (Some(&key), Some(&token), [Some("Bearer ey.J.x"), Some("orc_k")]),
+    ] {
+        let client = Client::new(&format!("http://{address}"), Credentials { key, token }, Screen::new()).unwrap();
+        assert_eq!(client.get::<Value>("/budget").await.unwrap(), serde_json::json!(expected));
+    }
+    let broken = Secret::new("a\nb");
+    let failure = Credentials { key: None, token: Some(&broken) }.headers().unwrap_err();
+    assert!(failure.exit_code() == 64 && failure.to_string().contains("ORCHESTRATOR_TOKEN"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_left_on_purpose_goes_on_after_the_last_event() {
+    async fn all(headers: HeaderMap) -> String {
+        let last = headers["last-event-id"].to_str().unwrap().parse::<u32>().unwrap();
+        let event =
+            |number| format!("id: {number}\nevent: {}\ndata: {{}}\n\n", if number == 4 { "done" } else { "step" });
+        (last + 1..=4).map(event).collect()
+    }
+    let client = client(Router::new().route("/images/{batch}/events", get(all))).await.measured();
+    let mut ids = Vec::new();
+    let leave = async |event: Frame| {
+        ids.push(event.id);
+        Then::Reconnect
+    };
+    client.follow_as(batch(), 0, leave).await.unwrap();
+    assert_eq!(ids, ["1", "2", "3", "4"]);
+    assert_eq!(client.tally().answered.len(), 4, "a connection for each");
+}
+
+#[tokio::test]
+async fn an_event_without_end_is_given_up() {
+    let endless = || async { format!("data: {}", "x".repeat(2 << 20)) };
+    let client = client(Router::new().route("/images/{batch}/events", get(endless))).await;
+    let failure = client.follow(batch(), 0, async |_| {}).await.unwrap_err();
+    assert!(matches!(failure, Failure::Unexpected(_)), "{failure}");
+}
+
+#[tokio::test]
+async fn what_is_asked_of_the_service_is_counted_and_nothing_else() {
+    let elsewhere = service(Router::new().route("/s.png", get(|| async { "picture" }))).await;
+    let to = format!("http://{elsewhere}/s.png");
+    let routes = Router::new()
+        .route("/p/images/{batch}/items/s/1", get(move || async move { (StatusCode::FOUND, [("location", to)]) }))
+        .route("/p/ok", get(|| async { "{}" }))
+        .route("/p/bad", post(|| async { StatusCode::INTERNAL_SERVER_ERROR }));
+    let address = service(routes).await;
+    let client = Client::new(&format!("http://{address}/p/"), Credentials::default(), Screen::new()).unwrap();
+    client.get::<Value>("/ok").await.unwrap();
+    assert!(client.tally().answered.is_empty(), "only when it is asked to");
+    let client = client.measured();
+    client.get::<Value>("/ok?a=b").await.unwrap();
+    client.post::<Value>("/bad", String::new()).await.unwrap_err();
+    let at = client.redirect_of(&format!("/images/{BATCH}/items/s/1")).await.unwrap();
+    assert_eq!(client.open_link(&at).await.unwrap().text().await.unwrap(), "picture");
+    assert!(client.redirect_of("/ok").await.is_err());
+    let tally = client.tally();
+    let paths: Vec<String> = tally.answered.iter().map(|asked| format!("{} {}", asked.method, asked.path)).collect();
+    assert_eq!(paths, ["GET /ok", "POST /bad", &format!("GET /images/{BATCH}/items/s/1"), "GET /ok"]);
+    assert_eq!((tally.server_errors, tally.unanswered), (1, 0));
 }

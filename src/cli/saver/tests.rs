@@ -15,6 +15,7 @@ async fn service(asked: &'static AtomicUsize) -> Client {
         match &*scene {
             "lost" => Err(StatusCode::NOT_FOUND),
             "broken" => Ok("something else".to_owned()),
+            "swollen" => Ok("swollen".repeat(1_000)),
             _ => Ok(scene),
         }
     };
@@ -27,7 +28,8 @@ async fn service(asked: &'static AtomicUsize) -> Client {
 
 fn picture(scene: &str) -> Picture {
     let sha256 = hex(Sha256::new_with_prefix(scene));
-    Picture { scene: scene.parse().unwrap(), variant: 1, format: PictureFormat::Png, sha256 }
+    let bytes = (scene == "swollen").then_some(7);
+    Picture { scene: scene.parse().unwrap(), variant: 1, format: PictureFormat::Png, sha256, bytes }
 }
 
 async fn save(client: &Client, folder: &Path, scenes: &[&str]) -> (Result<(), Failure>, usize, Vec<String>) {
@@ -91,4 +93,16 @@ async fn bytes_that_are_not_the_picture_never_get_its_name() {
     assert!(lost[0].contains("broken_v1.png arrives with other bytes"), "{lost:?}");
     assert_eq!(ASKED.load(Ordering::Relaxed), 2 + MAX_BROKEN as usize);
     assert!(!folder.path().join("broken_v1.png").exists());
+}
+
+#[tokio::test]
+async fn no_more_of_a_picture_is_written_than_it_has() {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    let (client, folder) = (service(&ASKED).await, tempfile::tempdir().unwrap());
+    let (saved, count, lost) = save(&client, folder.path(), &["swollen", "a"]).await;
+    saved.unwrap();
+    assert_eq!(count, 1);
+    assert!(lost[0].contains("swollen_v1.png arrives with more bytes than it has"), "{lost:?}");
+    let part = folder.path().join(".swollen_v1.png.part");
+    assert!(std::fs::metadata(part).unwrap().len() <= 7);
 }

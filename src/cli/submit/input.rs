@@ -116,9 +116,14 @@ fn read_one(path: &Path, format: Option<Format>) -> Result<Input, Failure> {
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(Failure::Usage(format!("{name} is larger than {} MiB: split it", MAX_FILE_BYTES >> 20)));
     }
-    let stem =
-        path.file_stem().filter(|_| !is_standard).map_or("stdin".into(), |stem| stem.to_string_lossy().into_owned());
+    let stem = if is_standard { "stdin".to_owned() } else { stem_of(path) };
     Ok(Input { name, stem, format, bytes })
+}
+
+/// What a folder for the pictures of the file at `path` is called: never a name that means another folder.
+fn stem_of(path: &Path) -> String {
+    let stem = path.file_stem().filter(|stem| !stem.as_encoded_bytes().iter().all(|byte| *byte == b'.'));
+    stem.or(path.file_name()).map_or("stdin".into(), |name| name.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]
@@ -164,6 +169,21 @@ mod tests {
             assert_eq!(ask(&[given], None), Err(expected.to_owned()));
         }
         assert!(ask(&["."], Some(Format::Csv)).unwrap_err().starts_with("cannot read"));
+    }
+
+    #[test]
+    fn no_file_has_a_folder_outside_of_the_one_that_was_given() {
+        for (path, stem) in [
+            ("rows.csv", "rows"),
+            ("a/b.c.json", "b.c"),
+            (".csv", ".csv"),
+            ("..csv", "..csv"),
+            ("...csv", "...csv"),
+            ("x/....csv", "....csv"),
+            (".a.csv", ".a"),
+        ] {
+            assert_eq!(stem_of(Path::new(path)), stem, "{path}");
+        }
     }
 
     #[test]

@@ -167,7 +167,7 @@ async fn every_command_of_the_contract_is_there_and_explains_itself() {
     let (all, _) = desk.expect(0, &["--help"]).await;
     let commands =
         ["serve", "demo", "submit", "watch", "download", "cancel", "retry", "budget", "ledger", "keys", "prices"];
-    for command in commands.into_iter().chain(["migrate", "healthcheck", "completions"]) {
+    for command in commands.into_iter().chain(["migrate", "healthcheck", "completions", "loadtest"]) {
         assert!(all.lines().any(|line| line.trim_start().starts_with(&format!("{command} "))), "{command}: {all}");
         let (help, _) = desk.expect(0, &[command, "--help"]).await;
         assert!(help.len() > 80, "{help}");

@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 
-from stubbed import ROOT, SERVICE, Stubbed, program
+from stubbed import PROGRAM, ROOT, SERVICE, Stubbed, program
 
 sys.path.insert(0, str(ROOT / "scripts/lib"))
 import canary  # noqa: E402
@@ -223,16 +223,19 @@ process_start_time_seconds {self.began}
 
 @contextlib.contextmanager
 def serving(answer):
-    """The address of a server that answers a GET with `answer(path, headers)`, a status and a text."""
+    """The address of a server that answers with `answer(path, headers, body)`, a status and a text."""
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self):
-            status, text = answer(self.path, self.headers)
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, text = answer(self.path, self.headers, body)
             self.send_response(status)
             self.send_header("Content-Length", str(len(text.encode())))
             self.end_headers()
             self.wfile.write(text.encode())
+
+        do_POST = do_GET
 
         def log_message(self, *_):
             pass
@@ -264,17 +267,17 @@ class Rollouts(Stubbed):
         with contextlib.ExitStack() as stack:
             urls = {}
             for name, fake in ((STABLE, stable), (CANDIDATE, candidate)):
-                ask = lambda path, headers, fake=fake: fake.answer(path, headers.get("X-API-Key"))
+                ask = lambda path, headers, _, fake=fake: fake.answer(path, headers.get("X-API-Key"))
                 urls[name] = stack.enter_context(serving(ask))
             self.environment.update(STUB_SERVICE=urls[STABLE], STUB_SERVICE_STABLE=urls[STABLE],
                                     STUB_SERVICE_CANDIDATE=urls[CANDIDATE])
             proxy = stack.enter_context(self.proxy(urls))
             if clients:
-                stack.enter_context(self.clients(proxy))
+                stack.enter_context(self.clients(f"{proxy}/images"))
             yield candidate, stable
 
     @contextlib.contextmanager
-    def proxy(self, urls, headers=None):
+    def proxy(self, urls):
         """Splits what it gets as the service of the played project says: evenly, not by chance."""
         turns, lock, known = itertools.count(), threading.Lock(), {"shares": {STABLE: 100}}
 
@@ -289,9 +292,10 @@ class Rollouts(Stubbed):
                     if place < 0:
                         return name
 
-        def answer(path, _):
+        def answer(path, headers, body):
+            headers = {name: headers[name] for name in ("X-API-Key", "Content-Type") if name in headers}
             try:
-                request = urllib.request.Request(urls[share()] + path, headers=headers or {})
+                request = urllib.request.Request(urls[share()] + path, data=body or None, headers=headers)
                 with urllib.request.urlopen(request) as answered:
                     return answered.status, answered.read().decode()
             except urllib.error.HTTPError as error:
@@ -301,13 +305,14 @@ class Rollouts(Stubbed):
             yield url
 
     @contextlib.contextmanager
-    def clients(self, url):
+    def clients(self, request):
+        """Clients that send a request, again and again."""
         stopped = threading.Event()
 
         def ask():
             while not stopped.is_set():
                 with contextlib.suppress(OSError, http.client.HTTPException):
-                    urllib.request.urlopen(f"{url}/images").read()
+                    urllib.request.urlopen(request).read()
 
         threads = [threading.Thread(target=ask, daemon=True) for _ in range(2)]
         for thread in threads:
@@ -337,6 +342,29 @@ class Rollouts(Stubbed):
             again = self.script("canary-rollout", "auto", *self.QUICK)
             self.assertIn("nothing to do", again.stderr)
         self.assertNotIn("the-admin-key", json.dumps(self.state()["calls"]) + done.stdout + done.stderr)
+
+    def test_the_program_itself_is_rolled_out_by_what_its_metrics_say(self):
+        made = self.sh(PROGRAM, "keys", "new", "--name", "canary", "--scopes", "submit,read,admin", "--entry")
+        keys, key = self.folder / "keys", made.stderr.split()[-1]
+        keys.write_text(made.stdout)
+        batch = b'{"runMode":"live","items":[{"sceneId":"s-001","prompt":"a grey cube"}]}'
+        with contextlib.ExitStack() as stack:
+            urls = {}
+            for name in (STABLE, CANDIDATE):
+                (self.folder / name).mkdir()
+                urls[name] = stack.enter_context(program(self.folder / name, keys, RATE_LIMIT_PER_MINUTE="1000000",
+                                                         DAILY_BUDGET_USD="1000000"))
+            proxy = stack.enter_context(self.proxy(urls))
+            work = urllib.request.Request(f"{proxy}/images", batch, {"X-API-Key": key, "Content-Type": "application/json"})
+            stack.enter_context(self.clients(work))
+            # A machine that runs everything at once answers late, which is not what this is about.
+            done = self.script("canary-rollout", "auto", *self.QUICK, "--p95", "60s", "--requests", "5", "--calls", "3",
+                               ORCHESTRATOR_KEY=key,
+                               STUB_SERVICE=urls[STABLE], STUB_SERVICE_STABLE=urls[STABLE],
+                               STUB_SERVICE_CANDIDATE=urls[CANDIDATE])
+        self.assertEqual(self.sent(), [10, 25, 50, 100])
+        self.assertEqual(self.service()["traffic"], {CANDIDATE: 100})
+        self.assertRegex(done.stderr, r"100 %, .* min: \d+ requests, 5xx 0.0 %, p95 \d+ ms, \d+ calls, unknown 0.0 %")
 
     def test_a_bad_candidate_is_taken_back_for_what_is_bad(self):
         for bad, what in (("errors", "5xx answers: "), ("slow", "p95 of requests: "), ("streams", "broken streams: "),

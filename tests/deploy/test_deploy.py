@@ -16,7 +16,7 @@ import yaml
 from stubbed import HERE, IMAGE, PROGRAM, ROOT, SERVICE, Stubbed, blocks, pretender, program
 
 FLAGS = json.loads((HERE / "gcloud-flags.json").read_text())
-SCRIPTS = ["deploy-staging", "smoke", "promote", "rollback", "remote", "seed-100-rows", "canary-rollout"]
+SCRIPTS = ["deploy-staging", "smoke", "promote", "rollback", "remote", "seed-100-rows", "run-100-batch", "canary-rollout"]
 
 
 def gcloud_lines():
@@ -345,6 +345,30 @@ class Requests(Stubbed):
                 rows.write_text("scene_id,prompt,variants\n" + "".join(f"row-{n},a cube,3\n" for n in range(1000)))
                 refused = self.script("seed-100-rows", "--live", "--file", rows, url, status=1, ORCHESTRATOR_KEY=key)
                 self.assertIn("raise DAILY_BUDGET_USD", refused.stderr)
+
+    def test_a_batch_is_tested_with_what_lets_the_caller_in(self):
+        program = self.folder / "program"
+        program.write_text('#!/bin/sh\nprintf "%s\\n" "$*" "$ORCHESTRATOR_KEY" "$ORCHESTRATOR_TOKEN"\nexit "${FAILS-0}"\n')
+        program.chmod(0o755)
+        url = "https://candidate---x.a.run.app"
+        batch = lambda *words, **more: self.script("run-100-batch", *words, ORCHESTRATOR_KEY="aip_x", PROGRAM=str(program), **more)
+        said = batch("--live", "--report", "r.html", url + "/", IDENTITY="b@demo").stderr.splitlines()
+        self.assertEqual(said[2:5], [
+            f"loadtest --url {url} --rows 100 --variants 1 --deadline 10m --live --report r.html --shared --skip requests "
+            "--skip images --skip http-errors --skip refreshes --skip ledger", "aip_x", "stub-token-for-https://x.a.run.app"])
+        self.assertIn("--deadline 5m\naip_x\n\n", batch("--alone", "--deadline", "5m", "http://127.0.0.1:9").stderr)
+        failed = batch(url, status=1, FAILS="1")
+        self.assertIn("this failed: a hundred pictures at", failed.stderr)
+        self.assertEqual(batch("--dry-run", "--live", url).stdout.split()[1:4], ["loadtest", "--url", url])
+        self.assertIn("ORCHESTRATOR_KEY is not set", self.script("run-100-batch", url, status=1).stderr)
+
+    def test_a_hundred_pictures_are_made_and_hold_every_gate(self):
+        if subprocess.run([PROGRAM, "loadtest", "--help"], capture_output=True).returncode != 0:
+            self.skipTest("this program has no loadtest")
+        keys, key = self.key()
+        with program(self.folder, keys, BUDGET_LEDGER_ENABLED="true") as url:
+            for words in (["--alone"], []):
+                self.script("run-100-batch", *words, url, ORCHESTRATOR_KEY=key, PROGRAM=PROGRAM)
 
     def test_a_caller_of_cloud_run_shows_a_token_for_the_service(self):
         ask = ". scripts/lib/cloud; identity https://candidate---x.a.run.app/images"

@@ -304,6 +304,8 @@ impl State {
                 self.failures += 1;
                 if is_probe || (self.breaker == Breaker::Closed && self.failures >= rules.failures) {
                     self.breaker = Breaker::OpenUntil(now + rules.breaker_pause);
+                    let (failures, pause) = (self.failures, rules.breaker_pause.as_secs());
+                    tracing::warn!(failures, pause, "the provider fails again and again: no call starts for a while");
                 }
             }
             Some(verdict) => {
@@ -325,6 +327,10 @@ impl State {
                 self.reduce(now, pass.started);
             }
             Verdict::QuotaExhausted(span) => {
+                if !self.quotas.contains_key(&pass.model) {
+                    let (model, seconds) = (&pass.model, span.as_secs());
+                    tracing::warn!(model, seconds, "the provider's quota of the day is used up: no call of it starts");
+                }
                 let end = self.quotas.entry(pass.model.clone()).or_default();
                 *end = (now + span).max(*end);
             }

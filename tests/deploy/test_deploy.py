@@ -16,7 +16,8 @@ import yaml
 from stubbed import HERE, IMAGE, PROGRAM, ROOT, SERVICE, Stubbed, blocks, pretender, program
 
 FLAGS = json.loads((HERE / "gcloud-flags.json").read_text())
-SCRIPTS = ["deploy-staging", "smoke", "promote", "rollback", "remote", "seed-100-rows", "run-100-batch", "canary-rollout"]
+SCRIPTS = ["deploy-staging", "smoke", "promote", "rollback", "remote", "seed-100-rows", "run-100-batch", "canary-rollout",
+           "deploy-alerts"]
 
 
 def gcloud_lines():

@@ -406,9 +406,56 @@ class Runbook(Stubbed):
         self.assertIn(f"iam service-accounts {account}", made)
         self.assertIn(f"artifacts repositories {build['substitutions']['_IMAGE'].split('/')[-2]}", made)
 
+    def test_the_canary_is_shown_as_it_is_started(self):
+        self.deployed(revisions=2)
+        walk = blocks("Canary").replace("export ORCHESTRATOR_KEY=…\n", "").replace("auto\n", "auto --dry-run\n")
+        done = self.sh("bash", "-euo", "pipefail", "-c", walk)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertEqual(done.stdout.count(f"{SERVICE}-00002=100"), 2)
+
+    def test_who_touches_the_ledger_is_logged_once_and_nothing_else_changes(self):
+        self.deployed()
+        for _ in range(2):
+            done = self.sh("bash", "-euo", "pipefail", "-c",
+                           f"cd {self.folder}\n" + blocks("Who may touch the ledger"), CLOUDSDK_CORE_PROJECT="demo")
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            policy = self.state()["policy"]
+            audit, = policy["auditConfigs"]
+            self.assertEqual(audit["service"], "storage.googleapis.com")
+            self.assertIn({"logType": "DATA_WRITE"}, audit["auditLogConfigs"])
+            self.assertEqual(policy["bindings"], [{"role": "roles/owner", "members": ["user:a@demo"]}])
+        query = " ".join(self.state()["calls"][-1][2].split())
+        self.assertIn("resource.labels.bucket_name=demo-orchestrator-staging-ledger AND", query)
+        self.assertIn("NOT protoPayload.authenticationInfo.principalEmail=orchestrator-staging@demo.iam", query)
+
+    def test_every_fault_has_what_it_means_where_to_look_and_what_to_do(self):
+        text = (ROOT / "docs/RUNBOOK.md").read_text()
+        sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+        faults = [name for name, section in sections.items() if "**Means.**" in section]
+        self.assertGreaterEqual(set(faults), {"Requests fail", "Budget exhausted", "Provider down", "Database down", "Key leaked",
+                                              "Bucket of the pictures down", "Bucket of the ledger down", "Ledger differs",
+                                              "Model retired", "Unknown charges", "Instances restart"})
+        for name in faults:
+            for part in ("**Look at**", "**Do.**"):
+                self.assertIn(part, sections[name], name)
+
+    def test_every_option_that_documents_show_is_one_of_the_script(self):
+        for document in [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "cloudbuild.yaml"]:
+            for name, words in re.findall(r"scripts/([a-z0-9-]+)((?: +[^\s`|;&)]+)*)", document.read_text()):
+                options = re.findall(r"(?<!\S)--[a-z-]+", words)
+                if name in SCRIPTS and options:
+                    shown = subprocess.run([ROOT / "scripts" / name, "--help"], capture_output=True, text=True).stdout
+                    for option in set(options) - ({"--by", "--day"} if name == "remote" else set()):
+                        self.assertIn(option, shown, f"{document.name}: {name}")
+
     def test_every_script_and_command_that_it_names_is_there(self):
-        for document in ("RUNBOOK.md", "OPERATIONS.md"):
+        for document in ("RUNBOOK.md", "OPERATIONS.md", "DRILL.md"):
             text = (ROOT / "docs" / document).read_text()
+            for link, anchor in re.findall(r"\]\(([^)#]*)#([^)]+)\)", text):
+                place = ROOT / "docs" / (link or document)
+                titles = re.findall(r"^#+ (.*)$", place.read_text(), re.MULTILINE)
+                headings = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
+                self.assertIn(anchor, headings, f"{document}: {link}")
             for name in re.findall(r"scripts/([a-z0-9-]+)", text):
                 file = ROOT / "scripts" / name
                 self.assertTrue(file.exists() and file.stat().st_mode & stat.S_IXUSR, name)

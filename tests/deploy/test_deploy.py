@@ -17,7 +17,7 @@ from stubbed import HERE, IMAGE, PROGRAM, ROOT, SERVICE, Stubbed, blocks, preten
 
 FLAGS = json.loads((HERE / "gcloud-flags.json").read_text())
 SCRIPTS = ["deploy-staging", "smoke", "promote", "rollback", "remote", "seed-100-rows", "run-100-batch", "canary-rollout",
-           "deploy-alerts"]
+           "deploy-alerts", "image-check"]
 
 
 def gcloud_lines():

@@ -149,6 +149,9 @@ class Judging(unittest.TestCase):
         self.assertEqual(found(down, stable=counts(calls=6, pictures=6, failed=6), ever=healthy_for_days), [])
         self.assertEqual(found(down, stable=counts(calls=9, pictures=9), ever=healthy_for_days), ["failed pictures"])
 
+    def test_one_mishap_of_stable_excuses_nothing(self):
+        self.assertEqual(found(counts(requests=200, errors=100), stable=counts(requests=1, errors=1)), ["5xx answers"])
+
     def test_a_stable_without_traffic_is_known_by_what_it_was_like(self):
         slow = counts(requests=500, slow=500)
         self.assertEqual(found(slow, ever=counts(requests=9000, slow=9000)), [])

@@ -320,6 +320,8 @@ impl State {
                 self.limit.failed(now, pass.started, self.under_way);
                 if is_probe || (self.breaker == Breaker::Closed && self.failures >= rules.failures) {
                     self.breaker = Breaker::OpenUntil(now + rules.breaker_pause);
+                    let (failures, pause) = (self.failures, rules.breaker_pause.as_secs());
+                    tracing::warn!(failures, pause, "the provider fails again and again: no call starts for a while");
                 }
             }
             Some(verdict) => {
@@ -341,6 +343,10 @@ impl State {
                 self.limit.slow_down(now, pass.started, self.under_way);
             }
             Verdict::QuotaExhausted(span) => {
+                if !self.quotas.contains_key(&pass.model) {
+                    let (model, seconds) = (&pass.model, span.as_secs());
+                    tracing::warn!(model, seconds, "the provider's quota of the day is used up: no call of it starts");
+                }
                 let end = self.quotas.entry(pass.model.clone()).or_default();
                 *end = (now + span).max(*end);
             }

@@ -4,29 +4,20 @@
 
 Needs `cargo build`, or TEST_PROGRAM; and PyYAML, which comes with yamllint.
 """
-import contextlib
-import http.server
 import json
-import os
 import pathlib
 import re
-import shutil
 import stat
 import subprocess
-import sys
-import tempfile
-import threading
 import unittest
 
 import yaml
 
-HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-PROGRAM = os.environ.get("TEST_PROGRAM", str(ROOT / "target/debug/orchestrator"))
+from stubbed import HERE, IMAGE, PROGRAM, ROOT, SERVICE, Stubbed, blocks, pretender, program
+
 FLAGS = json.loads((HERE / "gcloud-flags.json").read_text())
-SCRIPTS = ["deploy-staging", "smoke", "promote", "rollback", "remote", "seed-100-rows"]
-SERVICE = "orchestrator-staging"
-IMAGE = f"registry.example/orchestrator@sha256:{'a' * 64}"
+SCRIPTS = ["deploy-staging", "smoke", "promote", "rollback", "remote", "seed-100-rows", "run-100-batch", "canary-rollout",
+           "deploy-alerts", "image-check"]
 
 
 def gcloud_lines():
@@ -106,55 +97,6 @@ class Files(unittest.TestCase):
         self.assertEqual(len(measured), 2)
         for setting in measured:
             self.assertIn(setting, (ROOT / "Dockerfile").read_text())
-
-
-class Stubbed(unittest.TestCase):
-    """A project of Google Cloud in a folder."""
-
-    first = None
-
-    def setUp(self):
-        self.folder = pathlib.Path(tempfile.mkdtemp())
-        self.addCleanup(shutil.rmtree, self.folder)
-        self.environment = {
-            "PATH": f"{HERE}/bin:{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(self.folder), "PROJECT": "demo", "TMPDIR": str(self.folder),
-            "STUB_FOLDER": str(self.folder), "STUB_CURL": shutil.which("curl"), "STUB_PROGRAM": PROGRAM,
-        }
-
-    def sh(self, *command, **environment):
-        return subprocess.run(command, cwd=ROOT, env=self.environment | environment, capture_output=True, text=True)
-
-    def script(self, name, *words, status=0, **environment):
-        done = self.sh(ROOT / "scripts" / name, *words, **environment)
-        self.assertEqual(done.returncode, status, done.stdout + done.stderr)
-        if status == 1:
-            self.assertRegex(done.stderr, r"\nNext: .+\n\Z", "what is to be done is the last line")
-        return done
-
-    def state(self):
-        return json.loads((self.folder / "state.json").read_text())
-
-    def secrets(self):
-        done = self.sh("bash", "-euc", """export CLOUDSDK_CORE_PROJECT=$PROJECT
-            gcloud services enable secretmanager.googleapis.com
-            printf the-gemini-key | gcloud secrets create orchestrator-staging-gemini-api-key --data-file=-
-            printf the-api-keys | gcloud secrets create orchestrator-staging-api-keys --data-file=-""")
-        self.assertEqual(done.returncode, 0, done.stderr)
-
-    def deployed(self, revisions=1):
-        """A service with revisions of which the first serves. It is set up once, and copied after that."""
-        if Stubbed.first is None:
-            self.secrets()
-            self.script("deploy-staging", "--image", IMAGE)
-            self.script("promote")
-            Stubbed.first = {file.name: file.read_text() for file in self.folder.iterdir() if file.is_file()}
-        for name, text in Stubbed.first.items():
-            (self.folder / name).write_text(text)
-        for number in range(2, revisions + 1):
-            self.script("deploy-staging", "--no-setup", "--image", IMAGE.replace("a" * 64, str(number) * 64))
-
-    def service(self):
-        return self.state()["services"][SERVICE]
 
 
 class Setup(Stubbed):
@@ -356,49 +298,6 @@ class Traffic(Stubbed):
         self.assertEqual(self.state()["calls"][-1][:2], ["logging", "read"], "what it said is shown where it failed too")
 
 
-@contextlib.contextmanager
-def program(folder, keys, **settings):
-    """The service itself, with the free provider."""
-    command = [PROGRAM, "serve"]
-    environment = {"PATH": os.environ["PATH"], "PORT": "0", "DATA_DIR": str(folder / "data"), "AUTH": "keys",
-                   "API_KEYS_FILE": str(keys), "LOG_FORMAT": "json", "SYNTHETIC_LATENCY": "10ms"} | settings
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as service:
-        try:
-            line = next(line for line in service.stderr if '"message":"listening"' in line)
-            rest = threading.Thread(target=service.stderr.read, daemon=True)
-            rest.start()
-            yield f"http://{json.loads(line)['address']}"
-        finally:
-            service.terminate()
-
-
-@contextlib.contextmanager
-def pretender(answers):
-    """A service that answers `METHOD PATH` or, for who shows no key, `anonymous`, as it is told: (status, body)."""
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def answer(self):
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            known = "X-API-Key" in self.headers
-            status, body = answers[f"{self.command} {self.path}" if known else "anonymous"]
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        do_GET = do_POST = answer
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 class Requests(Stubbed):
     def key(self):
         made = self.sh(PROGRAM, "keys", "new", "--name", "smoke", "--entry")
@@ -448,16 +347,34 @@ class Requests(Stubbed):
                 refused = self.script("seed-100-rows", "--live", "--file", rows, url, status=1, ORCHESTRATOR_KEY=key)
                 self.assertIn("raise DAILY_BUDGET_USD", refused.stderr)
 
+    def test_a_batch_is_tested_with_what_lets_the_caller_in(self):
+        program = self.folder / "program"
+        program.write_text('#!/bin/sh\nprintf "%s\\n" "$*" "$ORCHESTRATOR_KEY" "$ORCHESTRATOR_TOKEN"\nexit "${FAILS-0}"\n')
+        program.chmod(0o755)
+        url = "https://candidate---x.a.run.app"
+        batch = lambda *words, **more: self.script("run-100-batch", *words, ORCHESTRATOR_KEY="aip_x", PROGRAM=str(program), **more)
+        said = batch("--live", "--report", "r.html", url + "/", IDENTITY="b@demo").stderr.splitlines()
+        self.assertEqual(said[2:5], [
+            f"loadtest --url {url} --rows 100 --variants 1 --deadline 10m --live --report r.html --shared --skip requests "
+            "--skip images --skip http-errors --skip refreshes --skip ledger", "aip_x", "stub-token-for-https://x.a.run.app"])
+        self.assertIn("--deadline 5m\naip_x\n\n", batch("--alone", "--deadline", "5m", "http://127.0.0.1:9").stderr)
+        failed = batch(url, status=1, FAILS="1")
+        self.assertIn("this failed: a hundred pictures at", failed.stderr)
+        self.assertEqual(batch("--dry-run", "--live", url).stdout.split()[1:4], ["loadtest", "--url", url])
+        self.assertIn("ORCHESTRATOR_KEY is not set", self.script("run-100-batch", url, status=1).stderr)
+
+    def test_a_hundred_pictures_are_made_and_hold_every_gate(self):
+        if subprocess.run([PROGRAM, "loadtest", "--help"], capture_output=True).returncode != 0:
+            self.skipTest("this program has no loadtest")
+        keys, key = self.key()
+        with program(self.folder, keys, BUDGET_LEDGER_ENABLED="true") as url:
+            for words in (["--alone"], []):
+                self.script("run-100-batch", *words, url, ORCHESTRATOR_KEY=key, PROGRAM=PROGRAM)
+
     def test_a_caller_of_cloud_run_shows_a_token_for_the_service(self):
         ask = ". scripts/lib/cloud; identity https://candidate---x.a.run.app/images"
         self.assertEqual(self.sh("bash", "-euc", ask).stdout, "stub-token-for-anyone\n")
         self.assertEqual(self.sh("bash", "-euc", ask, IDENTITY="b@demo").stdout, "stub-token-for-https://x.a.run.app\n")
-
-
-def blocks(section):
-    """The shell blocks of a section of the runbook."""
-    text = (ROOT / "docs/RUNBOOK.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
-    return "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
 
 
 class Runbook(Stubbed):
@@ -489,9 +406,56 @@ class Runbook(Stubbed):
         self.assertIn(f"iam service-accounts {account}", made)
         self.assertIn(f"artifacts repositories {build['substitutions']['_IMAGE'].split('/')[-2]}", made)
 
+    def test_the_canary_is_shown_as_it_is_started(self):
+        self.deployed(revisions=2)
+        walk = blocks("Canary").replace("export ORCHESTRATOR_KEY=…\n", "").replace("auto\n", "auto --dry-run\n")
+        done = self.sh("bash", "-euo", "pipefail", "-c", walk)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertEqual(done.stdout.count(f"{SERVICE}-00002=100"), 2)
+
+    def test_who_touches_the_ledger_is_logged_once_and_nothing_else_changes(self):
+        self.deployed()
+        for _ in range(2):
+            done = self.sh("bash", "-euo", "pipefail", "-c",
+                           f"cd {self.folder}\n" + blocks("Who may touch the ledger"), CLOUDSDK_CORE_PROJECT="demo")
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            policy = self.state()["policy"]
+            audit, = policy["auditConfigs"]
+            self.assertEqual(audit["service"], "storage.googleapis.com")
+            self.assertIn({"logType": "DATA_WRITE"}, audit["auditLogConfigs"])
+            self.assertEqual(policy["bindings"], [{"role": "roles/owner", "members": ["user:a@demo"]}])
+        query = " ".join(self.state()["calls"][-1][2].split())
+        self.assertIn("resource.labels.bucket_name=demo-orchestrator-staging-ledger AND", query)
+        self.assertIn("NOT protoPayload.authenticationInfo.principalEmail=orchestrator-staging@demo.iam", query)
+
+    def test_every_fault_has_what_it_means_where_to_look_and_what_to_do(self):
+        text = (ROOT / "docs/RUNBOOK.md").read_text()
+        sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+        faults = [name for name, section in sections.items() if "**Means.**" in section]
+        self.assertGreaterEqual(set(faults), {"Requests fail", "Budget exhausted", "Provider down", "Database down", "Key leaked",
+                                              "Bucket of the pictures down", "Bucket of the ledger down", "Ledger differs",
+                                              "Model retired", "Unknown charges", "Instances restart"})
+        for name in faults:
+            for part in ("**Look at**", "**Do.**"):
+                self.assertIn(part, sections[name], name)
+
+    def test_every_option_that_documents_show_is_one_of_the_script(self):
+        for document in [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "cloudbuild.yaml"]:
+            for name, words in re.findall(r"scripts/([a-z0-9-]+)((?: +[^\s`|;&)]+)*)", document.read_text()):
+                options = re.findall(r"(?<!\S)--[a-z-]+", words)
+                if name in SCRIPTS and options:
+                    shown = subprocess.run([ROOT / "scripts" / name, "--help"], capture_output=True, text=True).stdout
+                    for option in set(options) - ({"--by", "--day"} if name == "remote" else set()):
+                        self.assertIn(option, shown, f"{document.name}: {name}")
+
     def test_every_script_and_command_that_it_names_is_there(self):
-        for document in ("RUNBOOK.md", "OPERATIONS.md"):
+        for document in ("RUNBOOK.md", "OPERATIONS.md", "DRILL.md"):
             text = (ROOT / "docs" / document).read_text()
+            for link, anchor in re.findall(r"\]\(([^)#]*)#([^)]+)\)", text):
+                place = ROOT / "docs" / (link or document)
+                titles = re.findall(r"^#+ (.*)$", place.read_text(), re.MULTILINE)
+                headings = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
+                self.assertIn(anchor, headings, f"{document}: {link}")
             for name in re.findall(r"scripts/([a-z0-9-]+)", text):
                 file = ROOT / "scripts" / name
                 self.assertTrue(file.exists() and file.stat().st_mode & stat.S_IXUSR, name)

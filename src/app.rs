@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::http::HeaderValue;
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
 use tokio::net::TcpListener;
 
 use crate::assets::AssetStore;
@@ -86,6 +88,8 @@ pub struct App {
     metrics: Arc<Metrics>,
     traces: Traces,
     collector: Option<Collector>,
+    /// Those that ask it to stop.
+    signals: BoxStream<'static, ()>,
     clock: Arc<dyn Clock>,
     /// When it started, by the monotonic clock.
     since: Duration,
@@ -125,6 +129,8 @@ impl App {
         let exporter = parts.exporter().await?;
         let access = access::open(&parts.config, parts.store.clone(), parts.clock.clone()).await?;
         let origins = access::origins(&parts.config)?;
+        // From the first call and the first answer on, a signal puts work down instead of ending the process.
+        let signals = stop_signals()?.boxed();
         parts.start_worker(exporter.as_ref())?;
         let webhooks = parts.start_webhooks()?;
         parts.start_server(listener, exporter.clone(), access, origins, webhooks);
@@ -144,6 +150,7 @@ impl App {
             metrics,
             traces,
             collector,
+            signals,
             clock,
             since,
         })
@@ -171,7 +178,7 @@ impl App {
     /// # Errors
     /// If a background task died, or the work was not put down in time.
     pub async fn run(mut self) -> anyhow::Result<()> {
-        let signals = stop_signals()?;
+        let signals = std::mem::replace(&mut self.signals, stream::empty().boxed());
         let collector = self.collector.take();
         let finish = async {
             tokio::join!(self.flush_ledger(), self.flush_traces());

@@ -1,16 +1,18 @@
 //! SIGTERM while everything goes on: calls under way, streams open, clients that send batches and pictures.
 
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::bill::{Ledger, all_ended, batch, exported, paid, png, settled};
 use crate::books::on;
 use crate::engines::{Database, on_both_engines};
 use crate::fake_gemini::{Allowed, FakeGemini, Fault};
-use crate::process::Service;
+use crate::process::{PATIENCE, Service, Settings};
 use crate::sse;
 use crate::uploads::{BOUNDARY, encoded, form, plain};
 
@@ -184,4 +186,23 @@ async fn a_stop_while_the_provider_hangs_gives_its_calls_up_and_charges_them(dat
     let totals = settled(&database, &ledger, &fake).await;
     assert_eq!((totals.completed, totals.unknown, totals.calls), (8, AT_ONCE, 8 + AT_ONCE), "{totals}");
     totals.exceed_by_at_most(0);
+}
+
+/// Whoever watches a start may stop it as soon as it answers: it does so in order, however soon that is.
+#[tokio::test]
+async fn a_stop_right_after_the_first_answer_is_an_orderly_one() {
+    let folder = tempfile::tempdir().unwrap();
+    for _ in 0..5 {
+        // A port that is free now is free a moment later.
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let settings = Settings::new(folder.path()).with("PORT", address.port().to_string());
+        let mut child = settings.command().stderr(Stdio::null()).spawn().unwrap();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while client.get(format!("http://{address}/health")).send().await.is_err() {
+            assert!(tokio::time::Instant::now() < deadline, "it does not start");
+        }
+        kill(Pid::from_raw(child.id().unwrap().cast_signed()), Signal::SIGTERM).unwrap();
+        assert_eq!(child.wait().await.unwrap().code(), Some(0));
+    }
 }

@@ -88,8 +88,10 @@ pub struct Closed {
 pub struct GateState {
     /// Calls that may be under way at once now.
     pub allowed: u32,
+    /// Those that may be while nothing is wrong.
+    pub usual: u32,
     /// Why none of any model starts, or why none of some model; `None` while calls do.
-    pub closed: Option<Reason>,
+    pub closed: Option<Closed>,
 }
 
 /// How a call ended, as far as the next ones are concerned.
@@ -196,8 +198,9 @@ impl Gate {
     /// How the gate stands now.
     #[must_use]
     pub fn view(&self) -> GateState {
-        let allowed = self.lock().allowed.min(self.rules.concurrency);
-        GateState { allowed, closed: self.trouble(None).map(|closed| closed.reason) }
+        let usual = self.rules.concurrency;
+        let allowed = self.lock().allowed.min(usual);
+        GateState { allowed, usual, closed: self.trouble(None) }
     }
 
     /// No call starts for `span`, as all instances together have spent those of the minute; zero if one is free.

@@ -22,7 +22,7 @@ export class Chart {
     this.#caption.id = says;
     this.#drawing = drawn("svg", { class: "chart", height: HEIGHT, role: "img", "aria-labelledby": name, "aria-describedby": says });
     const legend = chart.parts.length > 1 && h("ul", { class: "legend" }, chart.parts.map((part) =>
-      h("li", {}, h("span", { class: part.bad ? "swatch bad-bar" : "swatch", "aria-hidden": "true" }), part.name)));
+      h("li", {}, h("span", { class: part.bad ? "swatch fault-column" : "swatch", "aria-hidden": "true" }), part.name)));
     this.element = h("figure", { class: "card" }, h("figcaption", {}, h("h3", { id: name }, chart.name), this.#caption), this.#drawing, legend);
     // Letters keep their size: the drawing is made anew for each width.
     new ResizeObserver(() => this.#draw()).observe(this.element);
@@ -64,8 +64,8 @@ export class Chart {
     const says = this.#chart.parts.map(({ name, of }) => `${name}: ${(this.#chart.value ?? this.#chart.label)(of(minute))}`);
     const [middle, above] = [place.x + place.width / 2, place.y - 3];
     return [
-      drawn("rect", { class: bad ? "bad-bar" : "bar", ...place }, drawn("title", {}, `${clock(minute.start)}, ${says.join(", ")}`)),
-      bad && drawn("path", { class: "bad-bar", d: `M${middle - 4} ${above - 6}h8l-4 6z` }),
+      drawn("rect", { class: bad ? "fault-column" : "column", ...place }, drawn("title", {}, `${clock(minute.start)}, ${says.join(", ")}`)),
+      bad && drawn("path", { class: "fault-column", d: `M${middle - 4} ${above - 6}h8l-4 6z` }),
     ];
   }
 }

@@ -26,3 +26,7 @@ test("problems and failures are told in words, unknown ones by what the service 
   assert.equal(problemText({ code: "invalid_request", errors: [{ detail: "must not be empty" }, { detail: "is required" }] }), "Must not be empty; is required.");
   assert.equal(failure("of_a_later_version").title, "Something went wrong");
 });
+
+test("spans grow from seconds to days", () => {
+  assert.deepEqual([42, 200, 18_600, 172_800, 273_600].map((seconds) => span(seconds * 1000)), ["42 s", "3 min 20 s", "5 h 10 min", "2 days 0 h", "3 days 4 h"]);
+});

@@ -16,6 +16,7 @@ export function operationsView(shell, main, signal) {
   const poll = new Poll(overview, ({ answer, error, since, next }) => {
     if (error && needsScope(error)) return main.replaceChildren(noScope(() => operationsView(shell, main, signal)));
     trouble.show(error, since, next, board.at);
+    board.verdict.hidden = Boolean(error);
     if (answer) board.show(answer);
     if (board.at) place.querySelector(".loading")?.replaceWith(board.element);
   }, needsScope);
@@ -50,7 +51,7 @@ class Trouble {
     this.element.hidden = !error;
     if (error) {
       const shown = at ? `What is shown is from ${moment(at)}.` : "";
-      this.#text.textContent = `Not read since ${moment(since)}. ${error.message} ${shown} Tried again at ${moment(next)}.`;
+      this.#text.textContent = `Not read since ${moment(since)}. ${error.message} ${shown} Next try at ${moment(next)}.`;
     }
     if (this.#since !== since) announce(error ? this.#text.textContent : "The page is up to date again.");
     this.#since = since;
@@ -71,6 +72,7 @@ class Card {
   /** `rows` are pairs of a name and a text; those without a text are left out. */
   show(large, rows, note = "") {
     this.#large.textContent = large;
+    this.#list.hidden = !rows.length;
     this.#list.replaceChildren(...rows.filter(([, text]) => text !== undefined).flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)]));
     this.#note.textContent = note;
     this.#note.hidden = !note;
@@ -84,7 +86,8 @@ class Board {
   age = h("p", { class: "soft" });
   element;
   #shell;
-  #verdict = h("div", { class: "verdict" });
+  /** Whether all is well; hidden while nobody knows. */
+  verdict = h("div", { class: "verdict" });
   #told = "";
   #spent;
   #used = h("span", { class: "spent" });
@@ -97,6 +100,7 @@ class Board {
   #pictures = new Card("Pictures in the last hour");
   #calls = new Card("Calls of the provider");
   #program = new Card("Program");
+  #since = h("p", { class: "soft" });
   #startedAt;
   #others = false;
   #charts = CHARTS.map((chart, index) => new Chart(chart, index));
@@ -106,10 +110,10 @@ class Board {
   constructor(shell) {
     this.#shell = shell;
     const cards = (...cards) => h("div", { class: "cards" }, cards.map(({ element }) => element));
-    this.element = h("div", { class: "operations" }, this.#verdict,
+    this.element = h("div", { class: "operations" }, this.verdict,
       h("h2", {}, "All instances"), cards(this.#money, this.#queue, this.#ledger),
       h("h2", {}, "This process"), this.#process, cards(this.#requests, this.#pictures, this.#calls, this.#program),
-      h("h2", {}, "The last hour of this process"), h("div", { class: "charts" }, this.#charts.map(({ element }) => element)),
+      h("h2", {}, "The last hour of this process"), this.#since, h("div", { class: "charts" }, this.#charts.map(({ element }) => element)),
       h("details", { class: "card" }, h("summary", {}, "The same as a table"), this.#table()),
       h("h2", {}, "Errors in the last hour of this process"), this.#codes);
   }
@@ -121,6 +125,8 @@ class Board {
     this.#showWork(view.work);
     this.#showProcess(view);
     const minutes = hour(view);
+    this.#since.textContent = minutes[0].known ? "" : `Counted since ${clock(view.startedAt)}, when it started.`;
+    this.#since.hidden = minutes[0].known;
     this.#charts.forEach((chart) => chart.show(minutes));
     this.#rows.replaceChildren(...tableRows(minutes));
     this.#codes.replaceChildren(codesTable(view.codes));
@@ -129,13 +135,13 @@ class Board {
   #showVerdict(found) {
     const [first, ...others] = found;
     const level = first?.level ?? "good";
-    const scope = ({ scope }) => h("span", { class: "soft" }, `, ${scope}`);
-    this.#verdict.className = `verdict ${level}`;
-    this.#verdict.replaceChildren(icon(first ? "warn" : "check"), h("p", {}, h("strong", {}, first?.text ?? "All is well."), first && scope(first)),
+    const scope = ({ scope }) => h("span", { class: "soft" }, ` (${scope})`);
+    this.verdict.className = `verdict ${level}`;
+    this.verdict.replaceChildren(icon(first ? "warn" : "check"), h("p", {}, h("strong", {}, first?.text ?? "All is well."), first && scope(first)),
       ...(others.length ? [h("ul", {}, others.map((one) => h("li", {}, one.text, scope(one))))] : []));
     // Numbers change all the time. What is said aloud is that something else is wrong, or nothing any more.
     const wrong = found.map(({ key }) => key).join();
-    if (this.at && wrong !== this.#told) announce(found.length ? found.map(({ text }) => text).join(" ") : "All is well.");
+    if (wrong !== this.#told) announce(found.length ? found.map(({ text }) => text).join(" ") : "All is well.");
     this.#told = wrong;
   }
 
@@ -222,7 +228,7 @@ function tableRows(minutes) {
     number(minute.completed), number(minute.failed), number(money(minute.micros / 1e6))));
 }
 
-const WHOSE = { picture: "Picture", caller: "Caller", service: "Service" };
+const WHOSE = { picture: "Picture", caller: "Caller", service: "Service", nobody: "–" };
 
 function codesTable(codes) {
   if (!codes.length) return h("p", { class: "none soft" }, "None.");

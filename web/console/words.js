@@ -48,11 +48,11 @@ const ANSWERS = {
   unavailable: ["service", "The database, the place of the pictures or another part was away. The log says which."],
 };
 
-/** What an error code means to whoever runs the service: `{whose, text}`; whose is `picture`, `caller` or `service`. */
+/** What an error code means to whoever runs the service: `{whose, text}`; whose is `picture`, `caller`, `service` or `nobody`. */
 export function meaning(code) {
   const [title, advice] = FAILURES[code] ?? [];
   if (title) return { whose: "picture", text: `${title}. ${advice}` };
-  const [whose, text] = ANSWERS[code] ?? ["service", "This page does not know it; the log does."];
+  const [whose, text] = ANSWERS[code] ?? ["nobody", "This page does not know it; the log does."];
   return { whose, text };
 }
 

@@ -129,6 +129,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::domain::state::ErrorCode;
+    use crate::http::problem::Code;
 
     #[test]
     fn every_file_of_the_console_is_in_the_program_and_every_import_leads_to_one() {
@@ -147,6 +149,15 @@ mod tests {
                 let name = import.strip_prefix("./").unwrap_or_else(|| panic!("{} imports {import}", file.name));
                 assert!(listed.contains(name), "{} imports {import}", file.name);
             }
+        }
+    }
+
+    #[test]
+    fn every_code_of_the_service_has_words_for_who_runs_it() {
+        let words = PARTS.iter().find(|file| file.name == "words.js").unwrap().text;
+        let codes = Code::ALL.iter().map(|code| code.as_str()).chain(ErrorCode::ALL.iter().map(|code| code.as_str()));
+        for code in codes {
+            assert!(words.contains(&format!("\n  {code}: [")), "{code}");
         }
     }
 

@@ -181,6 +181,22 @@ test("the page reads itself anew while somebody looks, and says since when it co
   page.check();
 });
 
+test("while nobody can be let in, what is away is told all the same", async (t) => {
+  const service = await Service.start(t);
+  const page = await openPage(t, service);
+  page.expected = [/status of 503/];
+  const away = (more) => ({ status: 503, contentType: "application/problem+json", json: { code: "unavailable", title: "Unavailable for now", status: 503, ...more } });
+  await page.route("**/overview", (route) => route.fulfill(away({})));
+  await page.route("**/ready", (route) => route.fulfill(away({ reasons: ["store: database unavailable"] })));
+  await page.goto(`${service.url}/#/operations`);
+  await page.getByText(/^Not read since .*\. The database does not answer: batches are refused until it does \(store: database unavailable\)\.\s+Next try at/).waitFor();
+  assert.deepEqual(await accessFaults(page), []);
+  await page.unroute("**/overview");
+  await page.getByRole("button", { name: "Try now" }).click();
+  await page.locator(".verdict.good").waitFor();
+  page.check();
+});
+
 test("who may not look is told what is needed", async (t) => {
   const service = await Service.start(t);
   const key = service.newKey("maria");

@@ -68,6 +68,8 @@ export const models = () => ask("/models");
 export const budget = () => ask("/budget");
 /** How the service is, now and in the last hour. */
 export const overview = () => ask("/overview", { patience: 15_000 });
+/** Whether the service can work: `reasons` if not. Nobody needs a login for that. */
+export const readiness = () => ask("/ready", { patience: 15_000 }).catch(({ problem }) => problem ?? {});
 /** What a batch would cost. */
 export const price = (body) => ask("/images", json(body));
 /** Makes the pictures. The same `key` never makes them twice. */

@@ -47,11 +47,11 @@ export class Chart {
     this.#drawing.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     this.#drawing.replaceChildren(drawn("g", { transform: `translate(${left} ${ROOM.top})` },
       known > 0 && drawn("rect", { class: "before", width: known, height: field.height }),
-      known > BEFORE.length * ROOM.letter && drawn("text", { x: known / 2, y: field.height / 2, "text-anchor": "middle" }, BEFORE),
       axis.flatMap((mark, index) => [
         drawn("line", { x2: field.width, y1: at(mark), y2: at(mark) }),
         drawn("text", { x: -8, y: at(mark) + 4, "text-anchor": "end" }, labels[index]),
       ]),
+      known > BEFORE.length * ROOM.letter && drawn("text", { x: known / 2, y: field.height - 8, "text-anchor": "middle" }, BEFORE),
       quarters(minutes).flatMap(({ start, place }) => [
         drawn("line", { class: "tick", x1: place * field.width, x2: place * field.width, y1: field.height, y2: field.height + 4 }),
         drawn("text", { x: place * field.width, y: field.height + 17, "text-anchor": "middle" }, clock(start)),

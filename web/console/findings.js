@@ -45,6 +45,9 @@ const PARTS = {
   assets: "The place of the pictures does not answer: what is made cannot be kept",
 };
 
+/** What does not answer, by the `reasons` of `GET /ready`; empty if everything does. */
+export const awayText = (reasons) => unanswered({ reasons }).map(({ text }) => text).join(" ");
+
 function unanswered({ reasons, work }) {
   const found = reasons.map((reason) => {
     const part = reason.split(":")[0];

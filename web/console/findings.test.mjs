@@ -69,5 +69,7 @@ test("what does not answer comes first, and a database that is away is told once
   const away = found({ work: null, reasons: ["assets: no bucket", "store: no answer within 5 s"], gate: { closed: "throttled", opensInSeconds: 1 } });
   assert.deepEqual(away.map((text) => text.split(":")[0]), ["bad assets", "bad store", "warn throttled"]);
   assert.match(away[1], /refused until it does \(store: no answer within 5 s\)\.$/);
+  assert.equal(limits.awayText(["assets: no bucket"]), "The place of the pictures does not answer: what is made cannot be kept (assets: no bucket).");
+  assert.equal(limits.awayText([]), "");
   assert.match(found({ work: null })[0], /^bad store: Queue and money could not be read/);
 });

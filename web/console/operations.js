@@ -1,9 +1,9 @@
 // How the service is, for whoever runs it: now, and in the last hour. Reads itself anew while somebody looks.
 
-import { overview } from "./api.js";
+import { overview, readiness } from "./api.js";
 import { Chart } from "./charts.js";
 import { announce, button, h, icon } from "./dom.js";
-import { findings } from "./findings.js";
+import { awayText, findings } from "./findings.js";
 import { bytes, clock, count, money, moment, span } from "./format.js";
 import { CHARTS, hour, p95Text } from "./hour.js";
 import { PACE, Poll } from "./poll.js";
@@ -13,7 +13,7 @@ export function operationsView(shell, main, signal) {
   const board = new Board(shell);
   const trouble = new Trouble(() => poll.now());
   const place = h("section", { class: "page" }, h("div", { class: "page-head" }, h("h1", {}, "Operations"), board.age), trouble.element, h("p", { class: "loading" }, "One moment…"));
-  const poll = new Poll(overview, ({ answer, error, since, next }) => {
+  const poll = new Poll(read, ({ answer, error, since, next }) => {
     if (error && needsScope(error)) return main.replaceChildren(noScope(() => operationsView(shell, main, signal)));
     trouble.show(error, since, next, board.at);
     board.verdict.hidden = Boolean(error);
@@ -25,6 +25,16 @@ export function operationsView(shell, main, signal) {
   document.addEventListener("visibilitychange", look, { signal });
   main.replaceChildren(place);
   look();
+}
+
+/** Reads it. While the database is away nobody can be let in by a session; what is away is told to everybody. */
+async function read() {
+  try {
+    return await overview();
+  } catch (error) {
+    if (error.status === 503) error.message = awayText((await readiness()).reasons ?? []) || error.message;
+    throw error;
+  }
 }
 
 const needsScope = ({ code }) => code === "forbidden";
@@ -44,7 +54,7 @@ class Trouble {
   #since;
 
   constructor(again) {
-    this.element = h("div", { class: "banner warn", hidden: true }, icon("warn"), this.#text, button("Try now", again));
+    this.element = h("div", { class: "banner warn sticky", hidden: true }, icon("warn"), this.#text, button("Try now", again));
   }
 
   show(error, since, next, at) {

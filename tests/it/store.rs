@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use orchestrator::clock::{Clock as _, FixedClock, IdSource as _};
 use orchestrator::domain::event::Event;
-use orchestrator::domain::ids::{UserId, WorkerId};
+use orchestrator::domain::ids::{AttemptId, UserId, WorkerId};
 use orchestrator::domain::money::MicroUsd;
 use orchestrator::domain::outcome::Outcome;
 use orchestrator::domain::state::{BatchState, Billing, ErrorCode, ImageError, ImageState};
 use orchestrator::domain::time::Timestamp;
 use orchestrator::store::{
-    Cancelled, DayState, EVERYONE, Limits, Queue, Settled, Store, SubmitOutcome, Unexported, user_scope,
+    Cancelled, DayState, EVERYONE, FreshAttempt, Limits, NewRetry, Queue, RetryOutcome, Settled, Store, SubmitOutcome,
+    Unexported, user_scope,
 };
 
 use rand::rngs::StdRng;
@@ -44,6 +45,7 @@ on_both_engines!(
     a_database_behind_its_ledger_takes_the_charges_in,
     a_line_of_the_ledger_that_is_read_twice_keeps_its_first_position,
     what_waits_is_counted_by_state_with_the_time_of_the_oldest,
+    a_picture_that_is_tried_again_waits_since_then,
     a_charge_is_on_its_way_until_the_ledger_has_it,
     event_numbers_have_no_hole_under_concurrent_settles,
     a_group_of_ends_is_written_together_and_each_gets_its_own_answer,
@@ -413,6 +415,39 @@ async fn what_waits_is_counted_by_state_with_the_time_of_the_oldest(database: Ar
     bench.settle(&claimed, failure()).await;
     let queue = bench.store.load_queue().await.unwrap();
     assert_eq!((queue.queued, queue.claimed, queue.running), (4, 0, 0));
+}
+
+async fn a_picture_that_is_tried_again_waits_since_then(database: Arc<Database>) {
+    let clock = Arc::new(FixedClock::at(system_clock().now()));
+    let bench = Bench::on_clock(&database, clock.clone()).await;
+    let batch = bench.submit(1, 1).await;
+    let waits_since = async || bench.store.load_queue().await.unwrap().first_due;
+    let (mut job, mut put_off) = (bench.start_one().await, 0);
+    // A transient failure puts it off for a while; it waits since that is over.
+    while is_now(bench.settle(&job, failure()).await, ImageState::Queued) {
+        put_off += 1;
+        let due = waits_since().await.unwrap();
+        assert!(due >= clock.now() && due <= clock.now().after(Duration::from_mins(5)), "{due}");
+        clock.advance(Duration::from_mins(10));
+        job = bench.start_one().await;
+    }
+    assert!(put_off > 0);
+    assert_eq!(waits_since().await, None);
+
+    clock.advance(Duration::from_hours(30));
+    let image = job.claim.image;
+    let attempt = FreshAttempt { image, id: AttemptId::new(bench.ids.next()), reserve: RESERVE };
+    let retry = NewRetry {
+        batch,
+        owner: UserId::local(),
+        attempts: vec![attempt],
+        user_limit: None,
+        idempotency: None,
+        forget_keys_before: Timestamp::from_millis(0),
+        at: clock.now(),
+    };
+    assert_eq!(bench.store.retry(&retry, &bench.limits).await.unwrap(), RetryOutcome::Accepted(1));
+    assert_eq!(waits_since().await, Some(clock.now()));
 }
 
 async fn a_charge_is_on_its_way_until_the_ledger_has_it(database: Arc<Database>) {

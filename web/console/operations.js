@@ -227,7 +227,7 @@ function gateNote({ closed, opensInSeconds, limit, usual }) {
     case "quota":
       return `The provider's quota of the day is used up for a model, whose pictures fail without a call. ${opens}`;
     default:
-      return limit < usual ? "The provider asked to slow down: with each answer one call more is allowed, up to the usual number." : "";
+      return limit < usual ? "Fewer calls at once than usual, as the provider asked for fewer: they come back with its answers." : "";
   }
 }
 

@@ -189,7 +189,8 @@ test("while nobody can be let in, what is away is told all the same", async (t) 
   await page.route("**/overview", (route) => route.fulfill(away({})));
   await page.route("**/ready", (route) => route.fulfill(away({ reasons: ["store: database unavailable"] })));
   await page.goto(`${service.url}/#/operations`);
-  await page.getByText(/^Not read since .*\. The database does not answer: batches are refused until it does \(store: database unavailable\)\.\s+Next try at/).waitFor();
+  await page.locator(".banner").getByText(/^Not read since .*\. The database does not answer: batches are refused until it does \(store: database unavailable\)\. Next try at/).waitFor();
+  assert.ok(await page.getByText("One moment…").isHidden());
   assert.deepEqual(await accessFaults(page), []);
   await page.unroute("**/overview");
   await page.getByRole("button", { name: "Try now" }).click();

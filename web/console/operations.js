@@ -12,13 +12,15 @@ import { meaning } from "./words.js";
 export function operationsView(shell, main, signal) {
   const board = new Board(shell);
   const trouble = new Trouble(() => poll.now());
-  const place = h("section", { class: "page" }, h("div", { class: "page-head" }, h("h1", {}, "Operations"), board.age), trouble.element, h("p", { class: "loading" }, "One moment…"));
+  const loading = h("p", { class: "loading" }, "One moment…");
+  const place = h("section", { class: "page" }, h("div", { class: "page-head" }, h("h1", {}, "Operations"), board.age), trouble.element, loading);
   const poll = new Poll(read, ({ answer, error, since, next }) => {
     if (error && needsScope(error)) return main.replaceChildren(noScope(() => operationsView(shell, main, signal)));
     trouble.show(error, since, next, board.at);
     board.verdict.hidden = Boolean(error);
     if (answer) board.show(answer);
-    if (board.at) place.querySelector(".loading")?.replaceWith(board.element);
+    if (board.at) loading.replaceWith(board.element);
+    loading.hidden = Boolean(error);
   }, needsScope);
   const look = () => (document.visibilityState === "hidden" ? poll.stop() : poll.start());
   signal.addEventListener("abort", () => poll.stop());
@@ -60,8 +62,8 @@ class Trouble {
   show(error, since, next, at) {
     this.element.hidden = !error;
     if (error) {
-      const shown = at ? `What is shown is from ${moment(at)}.` : "";
-      this.#text.textContent = `Not read since ${moment(since)}. ${error.message} ${shown} Next try at ${moment(next)}.`;
+      const shown = at ? ` What is shown is from ${moment(at)}.` : "";
+      this.#text.textContent = `Not read since ${moment(since)}. ${error.message}${shown} Next try at ${moment(next)}.`;
     }
     if (this.#since !== since) announce(error ? this.#text.textContent : "The page is up to date again.");
     this.#since = since;

@@ -493,27 +493,29 @@ impl Parts {
             self.clock.clone(),
             self.web.preparer(),
         );
+        let health = Arc::new(Health::new(
+            self.store.clone(),
+            self.assets.clone(),
+            self.gate.clone(),
+            exporter.clone(),
+            self.clock.clone(),
+        ));
         let limits = &self.config.limits;
         let router = http::router(AppState {
             batches: Arc::new(batches),
             references: Arc::new(uploads),
             webhooks,
             feeds: Arc::new(feeds),
-            health: Arc::new(Health::new(
-                self.store.clone(),
-                self.assets.clone(),
-                self.gate.clone(),
-                exporter.clone(),
-                self.clock.clone(),
-            )),
             overview: Arc::new(Overview::new(
                 self.store.clone(),
                 self.gate.clone(),
                 exporter,
+                health.clone(),
                 self.metrics.clone(),
                 self.clock.clone(),
                 self.rules.limits,
             )),
+            health,
             assets: self.assets.clone(),
             metrics: self.metrics.clone(),
             traces: self.traces.clone(),

@@ -42,14 +42,19 @@ static PARTS: LazyLock<Vec<File>> = files! {
     SCRIPT "app.js" "console/app.js",
     SCRIPT "board.js" "console/board.js",
     SCRIPT "budget.js" "console/budget.js",
+    SCRIPT "charts.js" "console/charts.js",
     SCRIPT "compose.js" "console/compose.js",
     SCRIPT "dom.js" "console/dom.js",
     SCRIPT "draft.js" "console/draft.js",
     SCRIPT "estimate.js" "console/estimate.js",
+    SCRIPT "findings.js" "console/findings.js",
     SCRIPT "format.js" "console/format.js",
     SCRIPT "grid.js" "console/grid.js",
     SCRIPT "history.js" "console/history.js",
+    SCRIPT "hour.js" "console/hour.js",
+    SCRIPT "operations.js" "console/operations.js",
     SCRIPT "picks.js" "console/picks.js",
+    SCRIPT "poll.js" "console/poll.js",
     SCRIPT "references.js" "console/references.js",
     SCRIPT "rows.js" "console/rows.js",
     SCRIPT "run.js" "console/run.js",
@@ -124,6 +129,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::domain::state::ErrorCode;
+    use crate::http::problem::Code;
 
     #[test]
     fn every_file_of_the_console_is_in_the_program_and_every_import_leads_to_one() {
@@ -142,6 +149,15 @@ mod tests {
                 let name = import.strip_prefix("./").unwrap_or_else(|| panic!("{} imports {import}", file.name));
                 assert!(listed.contains(name), "{} imports {import}", file.name);
             }
+        }
+    }
+
+    #[test]
+    fn every_code_of_the_service_has_words_for_who_runs_it() {
+        let words = PARTS.iter().find(|file| file.name == "words.js").unwrap().text;
+        let codes = Code::ALL.iter().map(|code| code.as_str()).chain(ErrorCode::ALL.iter().map(|code| code.as_str()));
+        for code in codes {
+            assert!(words.contains(&format!("\n  {code}: [")), "{code}");
         }
     }
 

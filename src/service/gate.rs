@@ -94,8 +94,10 @@ pub struct Closed {
 pub struct GateState {
     /// Calls that may be under way at once now.
     pub allowed: u32,
+    /// Those that may be while nothing is wrong.
+    pub usual: u32,
     /// Why none of any model starts, or why none of some model; `None` while calls do.
-    pub closed: Option<Reason>,
+    pub closed: Option<Closed>,
 }
 
 /// How a call ended, as far as the next ones are concerned.
@@ -209,8 +211,8 @@ impl Gate {
     /// How the gate stands now.
     #[must_use]
     pub fn view(&self) -> GateState {
-        let allowed = self.lock().limit.allowed();
-        GateState { allowed, closed: self.trouble(None).map(|closed| closed.reason) }
+        let (usual, allowed) = (self.rules.concurrency, self.lock().limit.allowed());
+        GateState { allowed, usual, closed: self.trouble(None) }
     }
 
     /// No call starts for `span`, as all instances together have spent those of the minute; zero if one is free.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::gate::{Gate, Reason};
+use super::gate::{Gate, GateState, Reason};
+use super::health::Health;
 use super::ledger::Exporter;
 use crate::clock::Clock;
 use crate::domain::money::MicroUsd;
@@ -24,12 +25,13 @@ pub struct Overview {
     store: Arc<Store>,
     gate: Arc<Gate>,
     exporter: Option<Arc<Exporter>>,
+    health: Arc<Health>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     limits: Limits,
 }
 
-/// What an operator sees. Money and queue are those of all instances, the rest is this process's own.
+/// What an operator sees. `work` is that of all instances, the rest is this process's own.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OverviewView {
@@ -49,6 +51,10 @@ pub struct OverviewView {
     streams_open: u64,
     /// The gate before the provider.
     gate: GateView,
+    /// What does not answer, as `GET /ready` names it; empty if everything does.
+    reasons: Vec<String>,
+    /// Why charges are not written to the ledger; null while they are, or are not to be.
+    ledger_trouble: Option<String>,
     /// What the database says; null while it does not answer.
     work: Option<WorkView>,
     /// The minutes of the last hour in which anything happened, the oldest first.
@@ -63,8 +69,12 @@ pub struct OverviewView {
 pub struct GateView {
     /// Calls that may be under way now.
     limit: u32,
-    /// Why no call starts now: `quota`, `throttled` or `failing`; null while they do.
+    /// Those that may be while nothing is wrong: `PROVIDER_CONCURRENCY`.
+    usual: u32,
+    /// Why no call starts now: `throttled`, `failing`, or, for some model alone, `quota`; null while they do.
     closed: Option<&'static str>,
+    /// In how many seconds calls may start again, if nothing happens until then; null while they do.
+    opens_in_seconds: Option<u64>,
 }
 
 /// The work and the money of all instances.
@@ -83,6 +93,12 @@ pub struct WorkView {
     /// The part of `spent` for calls whose outcome is not known.
     #[schema(value_type = f64)]
     unknown: MicroUsd,
+    /// What new batches may still reserve; null if there is no limit.
+    #[schema(value_type = Option<f64>)]
+    remaining: Option<MicroUsd>,
+    /// When `spent` starts at zero again.
+    #[schema(value_type = String, format = DateTime)]
+    resets_at: Timestamp,
     /// Pictures that wait.
     queued: u64,
     /// Pictures that are made ready, or whose call was started.
@@ -106,7 +122,8 @@ pub struct MinuteView {
     requests: u64,
     /// Those answered with a status of 500 or more.
     errors: u64,
-    /// Milliseconds within which 95 of 100 were answered, rounded up to the next of a few classes; null without any.
+    /// Milliseconds within which 95 of 100 were answered, rounded up to the next of a few classes, the highest of which
+    /// has no end; null without any. Those that asked to wait for their batch do not count.
     p95: Option<u64>,
     /// Pictures made.
     completed: u64,
@@ -133,17 +150,18 @@ impl Overview {
         store: Arc<Store>,
         gate: Arc<Gate>,
         exporter: Option<Arc<Exporter>>,
+        health: Arc<Health>,
         metrics: Arc<Metrics>,
         clock: Arc<dyn Clock>,
         limits: Limits,
     ) -> Self {
-        Self { store, gate, exporter, metrics, clock, limits }
+        Self { store, gate, exporter, health, metrics, clock, limits }
     }
 
     /// What the metrics do not count.
     pub async fn readings(&self) -> Readings {
         let gate = self.gate.view();
-        let closed = |reason| gate.closed == Some(reason);
+        let closed = |reason| gate.closed.is_some_and(|closed| closed.reason == reason);
         let reasons = [Reason::Quota, Reason::Throttled, Reason::Failing];
         let gate_closed = reasons.map(|reason| (reason.as_str(), closed(reason))).to_vec();
         Readings { work: self.work().await, gate_limit: gate.allowed, gate_closed }
@@ -151,7 +169,8 @@ impl Overview {
 
     /// What an operator sees.
     pub async fn view(&self) -> OverviewView {
-        let (now, gate) = (self.clock.now(), self.gate.view());
+        let (work, reasons) = tokio::join!(self.work(), self.health.reasons());
+        let now = self.clock.now();
         let minutes = self.metrics.history().last_hour(now);
         let codes = history::codes(&minutes).into_iter().map(|(code, count)| CodeView { code, count }).collect();
         OverviewView {
@@ -161,8 +180,10 @@ impl Overview {
             memory: process::resident_memory(),
             calls_in_flight: self.metrics.calls_in_flight(),
             streams_open: self.metrics.streams_open(),
-            gate: GateView { limit: gate.allowed, closed: gate.closed.map(Reason::as_str) },
-            work: self.work().await.map(WorkView::from),
+            gate: GateView::from(self.gate.view()),
+            reasons,
+            ledger_trouble: self.health.ledger_trouble(),
+            work: work.map(WorkView::from),
             minutes: minutes.iter().map(MinuteView::from).collect(),
             codes,
         }
@@ -194,6 +215,7 @@ impl Overview {
             spent: budget.spent,
             reserved: budget.reserved,
             unknown: budget.unknown,
+            resets_at: budget.day.end(),
             queued: queue.queued,
             claimed: queue.claimed,
             running: queue.running,
@@ -203,13 +225,32 @@ impl Overview {
     }
 }
 
+impl From<GateState> for GateView {
+    fn from(gate: GateState) -> Self {
+        Self {
+            limit: gate.allowed,
+            usual: gate.usual,
+            closed: gate.closed.map(|closed| closed.reason.as_str()),
+            opens_in_seconds: gate.closed.map(|closed| up_to_seconds(closed.opens_in)),
+        }
+    }
+}
+
+/// Whole seconds, a part of one as one.
+fn up_to_seconds(span: Duration) -> u64 {
+    span.as_secs() + u64::from(span.subsec_nanos() > 0)
+}
+
 impl From<Work> for WorkView {
     fn from(work: Work) -> Self {
+        let left = |limit: MicroUsd| limit.minus(work.spent)?.minus(work.reserved);
         Self {
             daily_limit: work.limit,
             spent: work.spent,
             reserved: work.reserved,
             unknown: work.unknown,
+            remaining: work.limit.map(|limit| left(limit).unwrap_or_default().or_zero()),
+            resets_at: work.resets_at,
             queued: work.queued,
             running: work.claimed + work.running,
             oldest_seconds: work.oldest.as_secs(),

@@ -34,7 +34,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn load_queue(&self) -> Result<Queue, StoreError> {
         // Two partial indexes: finished pictures are not looked at, however many there are.
-        let sql = "SELECT state, COUNT(*) AS pictures, MIN(due) AS first_due FROM images
+        let sql = "SELECT state, COUNT(*) AS pictures, MIN(CASE WHEN due > 0 THEN due END) AS first_due FROM images
                    WHERE state = 'queued' GROUP BY state
                    UNION ALL
                    SELECT state, COUNT(*), CAST(NULL AS BIGINT) FROM images WHERE worker IS NOT NULL GROUP BY state";
@@ -45,7 +45,8 @@ impl Store {
             match row.parsed("state")? {
                 ImageState::Queued => {
                     queue.queued = pictures;
-                    queue.first_due = row.optional_int("first_due")?.map(Timestamp::from_millis);
+                    let put_off = row.optional_int("first_due")?.map(Timestamp::from_millis);
+                    queue.first_due = [put_off, self.first_queued().await?].into_iter().flatten().min();
                 }
                 ImageState::Claimed => queue.claimed = pictures,
                 ImageState::Running => queue.running = pictures,
@@ -53,6 +54,16 @@ impl Store {
             }
         }
         Ok(queue)
+    }
+
+    /// Since when a picture waits that was not put off: its batch says it. In one of which a part was retried while
+    /// others waited, that is the time of the retry.
+    async fn first_queued(&self) -> Result<Option<Timestamp>, StoreError> {
+        let sql = "SELECT MIN(COALESCE(queued_at, created_at)) FROM batches
+                   WHERE id IN (SELECT batch_id FROM images WHERE state = 'queued' AND due = 0)";
+        let first: Option<i64> =
+            sqlx::query_scalar(sql).fetch_one(&self.readers).await.map_err(|error| self.error(error))?;
+        Ok(first.map(Timestamp::from_millis))
     }
 
     /// Counts the charges that are not in the ledger yet: those without a position, and those of pending chunks.

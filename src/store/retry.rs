@@ -179,12 +179,14 @@ impl Store {
         batch.counts.queued += again;
         batch.events.push(Event::Started { total: again });
         self.write_batch(connection, retry.batch, &mut batch, retry.at).await?;
-        let sql = "UPDATE batches SET finished_at = NULL, estimated_cost = estimated_cost + $2, user_limit = $3
+        let sql = "UPDATE batches SET finished_at = NULL, estimated_cost = estimated_cost + $2, user_limit = $3,
+                     queued_at = $4
                    WHERE id = $1";
         sqlx::query(sql)
             .bind(retry.batch.to_string())
             .bind(total.micros())
             .bind(retry.user_limit.map(MicroUsd::micros))
+            .bind(retry.at.millis())
             .execute(&mut *connection)
             .await
             .map_err(|error| self.error(error))?;

@@ -332,6 +332,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/metrics": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The metrics of this process, and the queue and money of all instances, as Prometheus reads them. */
+        get: operations["metrics"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/metrics-lite": {
         parameters: {
             query?: never;
@@ -375,6 +392,23 @@ export interface paths {
         };
         /** Describes every route and body (OpenAPI 3.1). */
         get: operations["openapi"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/overview": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What an operator looks at first: the queue, the day's money, calls, ledger, and the last hour of this process. */
+        get: operations["overview"];
         put?: never;
         post?: never;
         delete?: never;
@@ -606,6 +640,16 @@ export interface components {
          * @enum {string}
          */
         Code: "invalid_request" | "unauthorized" | "forbidden" | "live_disabled" | "not_found" | "not_ready" | "feature_disabled" | "method_not_allowed" | "budget_exceeded" | "idempotency_in_progress" | "not_retryable" | "idempotency_key_reused" | "payload_too_large" | "headers_too_large" | "request_timeout" | "rate_limited" | "too_many_streams" | "unsupported_media_type" | "model_unknown" | "model_retired" | "size_unpriced" | "aspect_ratio_unsupported" | "internal" | "unavailable";
+        /** @description How often an error code came. */
+        CodeView: {
+            /** @description The code. */
+            code: string;
+            /**
+             * Format: int64
+             * @description How often.
+             */
+            count: number;
+        };
         /** @description How many pictures are in which state. */
         Counts: {
             /**
@@ -727,6 +771,26 @@ export interface components {
              * @example /items/0/sceneId
              */
             pointer?: string | null;
+        };
+        /** @description The gate before the provider. */
+        GateView: {
+            /** @description Why no call starts now: `throttled`, `failing`, or, for some model alone, `quota`; null while they do. */
+            closed?: string | null;
+            /**
+             * Format: int32
+             * @description Calls that may be under way now.
+             */
+            limit: number;
+            /**
+             * Format: int64
+             * @description In how many seconds calls may start again, if nothing happens until then; null while they do.
+             */
+            opensInSeconds?: number | null;
+            /**
+             * Format: int32
+             * @description Those that may be while nothing is wrong: `PROVIDER_CONCURRENCY`.
+             */
+            usual: number;
         };
         /** @description A sign of life. */
         HealthView: {
@@ -967,6 +1031,45 @@ export interface components {
              */
             urlRefreshes: number;
         };
+        /** @description What happened in one minute. */
+        MinuteView: {
+            /**
+             * Format: int64
+             * @description Pictures made.
+             */
+            completed: number;
+            /**
+             * Format: double
+             * @description Charged.
+             */
+            cost: number;
+            /**
+             * Format: int64
+             * @description Those answered with a status of 500 or more.
+             */
+            errors: number;
+            /**
+             * Format: int64
+             * @description Pictures that failed.
+             */
+            failed: number;
+            /**
+             * Format: int64
+             * @description Milliseconds within which 95 of 100 were answered, rounded up to the next of a few classes, the highest of which
+             *     has no end; null without any. Those that asked to wait for their batch do not count.
+             */
+            p95?: number | null;
+            /**
+             * Format: int64
+             * @description Requests answered.
+             */
+            requests: number;
+            /**
+             * Format: date-time
+             * @description When it began.
+             */
+            start: string;
+        };
         /** @description A model that may be called. */
         ModelView: {
             /** @description The shapes that it makes, width to height. */
@@ -993,6 +1096,47 @@ export interface components {
              * @example live
              */
             runMode: string;
+        };
+        /** @description What an operator sees. `work` is that of all instances, the rest is this process's own. */
+        OverviewView: {
+            /**
+             * Format: date-time
+             * @description When it was read.
+             */
+            at: string;
+            /**
+             * Format: int64
+             * @description Calls of the provider under way.
+             */
+            callsInFlight: number;
+            /** @description Error codes of answers and of failed pictures in the last hour, the most frequent first. */
+            codes: components["schemas"]["CodeView"][];
+            /** @description The gate before the provider. */
+            gate: components["schemas"]["GateView"];
+            /** @description Why charges are not written to the ledger; null while they are, or are not to be. */
+            ledgerTrouble?: string | null;
+            /**
+             * Format: int64
+             * @description Memory of this process in use, in bytes; null where the system does not say.
+             */
+            memory?: number | null;
+            /** @description The minutes of the last hour in which anything happened, the oldest first. */
+            minutes: components["schemas"]["MinuteView"][];
+            /** @description What does not answer, as `GET /ready` names it; empty if everything does. */
+            reasons: string[];
+            /**
+             * Format: date-time
+             * @description When this process started.
+             */
+            startedAt: string;
+            /**
+             * Format: int64
+             * @description Progress streams that are open.
+             */
+            streamsOpen: number;
+            /** @description The version that answers. */
+            version: string;
+            work?: components["schemas"]["WorkView"] | null;
         };
         /**
          * Format: binary
@@ -1320,6 +1464,64 @@ export interface components {
             secret?: string | null;
             /** @description Where. */
             url: string;
+        };
+        /** @description The work and the money of all instances. */
+        WorkView: {
+            /**
+             * Format: double
+             * @description The day's limit for everyone; null if there is none.
+             */
+            dailyLimit?: number | null;
+            /**
+             * Format: int64
+             * @description The age of the oldest of them in seconds, 0 if there is none; null while the ledger is off.
+             */
+            ledgerLagSeconds?: number | null;
+            /**
+             * Format: int64
+             * @description Charges that are not in the ledger yet; null while the ledger is off.
+             */
+            ledgerPending?: number | null;
+            /**
+             * Format: int64
+             * @description For how many seconds the picture that waits longest could have been taken up.
+             */
+            oldestSeconds: number;
+            /**
+             * Format: int64
+             * @description Pictures that wait.
+             */
+            queued: number;
+            /**
+             * Format: double
+             * @description What new batches may still reserve; null if there is no limit.
+             */
+            remaining?: number | null;
+            /**
+             * Format: double
+             * @description Held for pictures that are not finished.
+             */
+            reserved: number;
+            /**
+             * Format: date-time
+             * @description When `spent` starts at zero again.
+             */
+            resetsAt: string;
+            /**
+             * Format: int64
+             * @description Pictures that are made ready, or whose call was started.
+             */
+            running: number;
+            /**
+             * Format: double
+             * @description Charged today.
+             */
+            spent: number;
+            /**
+             * Format: double
+             * @description The part of `spent` for calls whose outcome is not known.
+             */
+            unknown: number;
         };
     };
     responses: {
@@ -2892,6 +3094,53 @@ export interface operations {
             default: components["responses"]["OtherError"];
         };
     };
+    metrics: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Prometheus text, version 0.0.4 */
+            200: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/plain": string;
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `forbidden`: the scope `admin` is missing, or the request comes from where none is taken */
+            403: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `rate_limited`: too many refused keys; `Retry-After` says when to come back */
+            429: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            default: components["responses"]["OtherError"];
+        };
+    };
     metrics_lite: {
         parameters: {
             query?: never;
@@ -2901,7 +3150,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Counters */
+            /** @description Metrics */
             200: {
                 headers: {
                     "Cache-Control": components["headers"]["Cache-Control"];
@@ -2980,6 +3229,53 @@ export interface operations {
                 };
                 content: {
                     "application/json": Record<string, never>;
+                };
+            };
+            default: components["responses"]["OtherError"];
+        };
+    };
+    overview: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Now, and the last hour */
+            200: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OverviewView"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `forbidden`: the scope `admin` is missing, or the request comes from where none is taken */
+            403: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `rate_limited`: too many refused keys; `Retry-After` says when to come back */
+            429: {
+                headers: {
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
             default: components["responses"]["OtherError"];

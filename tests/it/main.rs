@@ -47,6 +47,7 @@ mod metrics;
 mod minute;
 mod money_model;
 mod outage;
+mod overview;
 mod own_references;
 mod pictures;
 mod process;

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use orchestrator::clock::{FixedClock, IdSource as _};
+use orchestrator::clock::{Clock as _, FixedClock, IdSource as _};
 use orchestrator::domain::event::Event;
-use orchestrator::domain::ids::{UserId, WorkerId};
+use orchestrator::domain::ids::{AttemptId, UserId, WorkerId};
 use orchestrator::domain::money::MicroUsd;
 use orchestrator::domain::outcome::Outcome;
 use orchestrator::domain::state::{BatchState, Billing, ErrorCode, ImageError, ImageState};
 use orchestrator::domain::time::Timestamp;
-use orchestrator::store::{Cancelled, DayState, EVERYONE, Limits, Settled, Store, SubmitOutcome, user_scope};
+use orchestrator::store::{
+    Cancelled, DayState, EVERYONE, FreshAttempt, Limits, NewRetry, Queue, RetryOutcome, Settled, Store, SubmitOutcome,
+    Unexported, user_scope,
+};
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -41,6 +44,9 @@ on_both_engines!(
     lines_get_their_positions_once_and_in_order,
     a_database_behind_its_ledger_takes_the_charges_in,
     a_line_of_the_ledger_that_is_read_twice_keeps_its_first_position,
+    what_waits_is_counted_by_state_with_the_time_of_the_oldest,
+    a_picture_that_is_tried_again_waits_since_then,
+    a_charge_is_on_its_way_until_the_ledger_has_it,
     event_numbers_have_no_hole_under_concurrent_settles,
     a_group_of_ends_is_written_together_and_each_gets_its_own_answer,
     the_books_agree_after_any_sequence_of_events,
@@ -384,6 +390,89 @@ async fn lines_get_their_positions_once_and_in_order(database: Arc<Database>) {
     assert!(bench.store.confirm_chunk(day, &next).await.unwrap());
     assert_eq!(bench.store.pending_chunk(day).await.unwrap(), None);
     assert!(bench.store.unexported_days().await.unwrap().is_empty());
+}
+
+async fn what_waits_is_counted_by_state_with_the_time_of_the_oldest(database: Arc<Database>) {
+    let clock = Arc::new(FixedClock::at(system_clock().now()));
+    let bench = Bench::on_clock(&database, clock.clone()).await;
+    assert_eq!(bench.store.load_queue().await.unwrap(), Queue::default());
+    let first = clock.now();
+    bench.submit(2, 1).await;
+    clock.advance(Duration::from_secs(90));
+    bench.submit(3, 1).await;
+    let waiting = Queue { queued: 5, claimed: 0, running: 0, first_due: Some(first) };
+    assert_eq!(bench.store.load_queue().await.unwrap(), waiting);
+
+    let mut jobs = bench.claim(2).await;
+    let (running, claimed) = (jobs.pop().unwrap(), jobs.pop().unwrap());
+    assert!(bench.store.start(&running.claim, clock.now()).await.unwrap());
+    let queue = bench.store.load_queue().await.unwrap();
+    assert_eq!((queue.queued, queue.claimed, queue.running), (3, 1, 1));
+
+    bench.settle(&running, made(&running, 30_000)).await;
+    assert!(bench.store.start(&claimed.claim, clock.now()).await.unwrap());
+    // It failed and waits to be tried again, which is not due yet.
+    bench.settle(&claimed, failure()).await;
+    let queue = bench.store.load_queue().await.unwrap();
+    assert_eq!((queue.queued, queue.claimed, queue.running), (4, 0, 0));
+}
+
+async fn a_picture_that_is_tried_again_waits_since_then(database: Arc<Database>) {
+    let clock = Arc::new(FixedClock::at(system_clock().now()));
+    let bench = Bench::on_clock(&database, clock.clone()).await;
+    let batch = bench.submit(1, 1).await;
+    let waits_since = async || bench.store.load_queue().await.unwrap().first_due;
+    let (mut job, mut put_off) = (bench.start_one().await, 0);
+    // A transient failure puts it off for a while; it waits since that is over.
+    while is_now(bench.settle(&job, failure()).await, ImageState::Queued) {
+        put_off += 1;
+        let due = waits_since().await.unwrap();
+        assert!(due >= clock.now() && due <= clock.now().after(Duration::from_mins(5)), "{due}");
+        clock.advance(Duration::from_mins(10));
+        job = bench.start_one().await;
+    }
+    assert!(put_off > 0);
+    assert_eq!(waits_since().await, None);
+
+    clock.advance(Duration::from_hours(30));
+    let image = job.claim.image;
+    let attempt = FreshAttempt { image, id: AttemptId::new(bench.ids.next()), reserve: RESERVE };
+    let retry = NewRetry {
+        batch,
+        owner: UserId::local(),
+        attempts: vec![attempt],
+        user_limit: None,
+        idempotency: None,
+        forget_keys_before: Timestamp::from_millis(0),
+        at: clock.now(),
+    };
+    assert_eq!(bench.store.retry(&retry, &bench.limits).await.unwrap(), RetryOutcome::Accepted(1));
+    assert_eq!(waits_since().await, Some(clock.now()));
+}
+
+async fn a_charge_is_on_its_way_until_the_ledger_has_it(database: Arc<Database>) {
+    let clock = Arc::new(FixedClock::at(system_clock().now()));
+    let bench = Bench::on_clock(&database, clock.clone()).await;
+    assert_eq!(bench.store.load_unexported().await.unwrap(), Unexported::default());
+    bench.submit(2, 1).await;
+    let charge = async || {
+        let job = bench.start_one().await;
+        bench.settle(&job, made(&job, 50_000)).await;
+        clock.now()
+    };
+    let first = charge().await;
+    assert_eq!(bench.store.load_unexported().await.unwrap(), Unexported { lines: 1, first: Some(first) });
+    let day = bench.budget().await.day;
+    let chunk = bench.store.pending_chunk(day).await.unwrap().unwrap();
+    clock.advance(Duration::from_secs(5));
+    let second = charge().await;
+    // The first has a position, and is in no object yet.
+    assert_eq!(bench.store.load_unexported().await.unwrap(), Unexported { lines: 2, first: Some(first) });
+    assert!(bench.store.confirm_chunk(day, &chunk).await.unwrap());
+    assert_eq!(bench.store.load_unexported().await.unwrap(), Unexported { lines: 1, first: Some(second) });
+    let chunk = bench.store.pending_chunk(day).await.unwrap().unwrap();
+    assert!(bench.store.confirm_chunk(day, &chunk).await.unwrap());
+    assert_eq!(bench.store.load_unexported().await.unwrap(), Unexported::default());
 }
 
 async fn a_database_behind_its_ledger_takes_the_charges_in(database: Arc<Database>) {

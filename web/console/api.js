@@ -37,12 +37,13 @@ function toError(status, problem) {
   return new ApiError(told, status, problem);
 }
 
-/** An answer as JSON. Shows the login and asks again if nobody is logged in. */
+/** An answer as JSON, within `patience` milliseconds. Shows the login and asks again if nobody is logged in. */
 export async function ask(path, options = {}) {
   let answer;
   const before = logins;
+  const { patience, signal = patience && AbortSignal.timeout(patience) } = options;
   try {
-    answer = await fetch(path, { ...options, headers: { Accept: "application/json", ...options.headers } });
+    answer = await fetch(path, { ...options, signal, headers: { Accept: "application/json", ...options.headers } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError("The service cannot be reached. Check that it runs, and try again.", 0);
@@ -65,6 +66,10 @@ const json = (body, headers = {}) => ({
 export const models = () => ask("/models");
 /** The day's money. */
 export const budget = () => ask("/budget");
+/** How the service is, now and in the last hour. */
+export const overview = () => ask("/overview", { patience: 15_000 });
+/** Whether the service can work: `reasons` if not. Nobody needs a login for that. */
+export const readiness = () => ask("/ready", { patience: 15_000 }).catch(({ problem }) => problem ?? {});
 /** What a batch would cost. */
 export const price = (body) => ask("/images", json(body));
 /** Makes the pictures. The same `key` never makes them twice. */

@@ -5,12 +5,14 @@ import { BudgetMeter } from "./budget.js";
 import { composeView } from "./compose.js";
 import { button, endToast, h, icon } from "./dom.js";
 import { historyView } from "./history.js";
+import { operationsView } from "./operations.js";
 import { runView } from "./run.js";
 
 /** The pages of the navigation, in their order. */
 const PAGES = [
   { path: "#/", name: "New batch", matches: /^#?\/?$/ },
   { path: "#/batches", name: "Batches", matches: /^#\/batches/ },
+  { path: "#/operations", name: "Operations", matches: /^#\/operations/ },
 ];
 const USER = "orchestrator.user";
 
@@ -66,9 +68,11 @@ async function route(event) {
   leave = () => ending.abort();
   main.replaceChildren(h("p", { class: "loading" }, "One moment…"));
   try {
-    catalogue ??= await models();
+    // Who looks how the service is, is told that even while it can list no models.
+    if (view !== "operations") catalogue ??= await models();
     if (ending.signal.aborted) return;
-    if (view === "batches" && id) shown = { id, ...(await runView(shell, main, id, ending.signal)) };
+    if (view === "operations") operationsView(shell, main, ending.signal);
+    else if (view === "batches" && id) shown = { id, ...(await runView(shell, main, id, ending.signal)) };
     else if (view === "batches") historyView(shell, main, ending.signal);
     else composeView(shell, main, ending.signal);
     if (ending.signal.aborted) return;

@@ -29,12 +29,21 @@ export function clock(text) {
   return CLOCK.format(new Date(text));
 }
 
-/** A span: `42 s`, `3 min 20 s`. */
+const SECONDS = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+/** The hour, minute and second of a moment. */
+export function moment(time) {
+  return SECONDS.format(new Date(time));
+}
+
+/** A span: `42 s`, `3 min 20 s`, `5 h 10 min`, `3 days 4 h`. */
 export function span(milliseconds) {
   const seconds = Math.max(0, Math.round(milliseconds / 1000));
   if (seconds < 60) return `${seconds} s`;
   const minutes = Math.floor(seconds / 60);
-  return minutes < 60 ? `${minutes} min ${seconds % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  if (minutes < 60) return `${minutes} min ${seconds % 60} s`;
+  const hours = Math.floor(minutes / 60);
+  return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} days ${hours % 24} h`;
 }
 
 /** A size in bytes. */

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { bytes, count, csvRecord, money, span } from "./format.js";
-import { failure, problemText } from "./words.js";
+import { failure, meaning, problemText } from "./words.js";
 
 test("money shows cents, and more where a price has more", () => {
   assert.deepEqual([0, 0.05, 0.0336, 1.23456, 1234.5, null].map(money), ["$0.00", "$0.05", "$0.0336", "$1.23", "$1,234.50", "–"]);
@@ -25,4 +25,18 @@ test("problems and failures are told in words, unknown ones by what the service 
   assert.match(problemText({ code: "forbidden", detail: "this key has the scope read; this needs submit" }), /scope submit/);
   assert.equal(problemText({ code: "invalid_request", errors: [{ detail: "must not be empty" }, { detail: "is required" }] }), "Must not be empty; is required.");
   assert.equal(failure("of_a_later_version").title, "Something went wrong");
+});
+
+test("spans grow from seconds to days", () => {
+  assert.deepEqual([42, 200, 18_600, 172_800, 273_600].map((seconds) => span(seconds * 1000)), ["42 s", "3 min 20 s", "5 h 10 min", "2 days 0 h", "3 days 4 h"]);
+});
+
+test("a code means something to who runs the service, and one of a later version is nobody's", () => {
+  assert.deepEqual(["safety_blocked", "not_found", "internal", "later"].map((code) => meaning(code).whose), ["picture", "caller", "service", "nobody"]);
+  assert.match(meaning("safety_blocked").text, /^The model refused\. Reword/);
+});
+
+test("a scope that is missing is told as what it is", () => {
+  const told = (needed) => problemText({ code: "forbidden", detail: `this key has the scope read; this needs ${needed}` });
+  assert.deepEqual([told("submit"), told("admin")], ["Your key may look, but not make pictures. Ask for one with the scope submit.", "This key has the scope read; this needs admin."]);
 });

@@ -38,6 +38,8 @@ pub struct Work {
     pub reserved: MicroUsd,
     /// The part of `spent` for calls whose outcome is not known.
     pub unknown: MicroUsd,
+    /// When the day ends.
+    pub resets_at: Timestamp,
     /// Pictures that wait.
     pub queued: u64,
     /// Pictures that are made ready.

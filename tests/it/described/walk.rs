@@ -252,9 +252,20 @@ async fn an_open_service(walk: &mut Walk) {
 }
 
 async fn about_the_service(walk: &mut Walk, service: &Service) {
-    for operation in
-        ["health", "healthz", "ready", "readyz", "metrics-lite", "openapi.json", "docs", "budget", "models", ""]
-    {
+    for operation in [
+        "health",
+        "healthz",
+        "ready",
+        "readyz",
+        "metrics-lite",
+        "metrics",
+        "overview",
+        "openapi.json",
+        "docs",
+        "budget",
+        "models",
+        "",
+    ] {
         walk.plainly(service, &format!("get /{operation}"), &[]).await.expect(200);
     }
     walk.ask("get /docs/{file}", get(service, "/docs/docs.js")).await.expect(200);

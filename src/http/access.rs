@@ -84,6 +84,10 @@ pub fn need(method: &Method, route: &str) -> Need {
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub IpAddr);
 
+/// Marks the answer to a caller who is known and may ask for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LetIn;
+
 /// Lets a request through to its handler if its sender may ask for that.
 pub async fn check(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let Some(route) = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()) else {
@@ -118,7 +122,9 @@ async fn pass(state: &AppState, caller: Caller, mut request: Request, next: Next
         Err(left) => return with_allowance(left.problem().into_response(), Some(left)),
     };
     request.extensions_mut().insert(caller);
-    with_allowance(next.run(request).await, allowance)
+    let mut response = next.run(request).await;
+    response.extensions_mut().insert(LetIn);
+    with_allowance(response, allowance)
 }
 
 /// Whether requests of `method` change something.

@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use tracing::Instrument;
 
 use super::AppState;
+use super::access::LetIn;
 use super::images::PREFERENCE_APPLIED;
 use super::problem::{Code, Problem};
 use super::traced::Traced;
@@ -67,6 +68,7 @@ pub async fn answer(State(state): State<AppState>, request: Request, next: Next)
         } else {
             next.run(request).await
         };
+        let let_in = response.extensions().get::<LetIn>().is_some();
         let (mut response, code) = as_problem(response, &path);
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID, id);
@@ -78,7 +80,9 @@ pub async fn answer(State(state): State<AppState>, request: Request, next: Next)
         let time_taken = (!response.headers().contains_key(PREFERENCE_APPLIED)).then_some(time);
         state.metrics.answered(&Answered { route: &route, method: method.as_str(), status, code, time: time_taken });
         tracing::info!(status, latency_us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX), "answered");
-        traced.end(&state.traces, (&method, &route, &path), &response, time);
+        if let_in {
+            traced.end(&state.traces, (&method, &route, &path), &response, time);
+        }
         response
     }
     .instrument(span)

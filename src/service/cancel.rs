@@ -17,12 +17,13 @@ impl Batches {
             Cancelled::AlreadyOver => Ok(()),
             Cancelled::Stopped { pictures, finished } => {
                 tracing::info!(%batch, pictures, "batch cancelled");
-                if let Some(batch) = self.store.load_batch(batch, caller).await? {
-                    self.metrics.pictures_ended(&batch.model, PictureOutcome::Cancelled, pictures.into());
-                }
                 if let Some(finished) = finished {
                     BatchEnds::log(&finished);
                     self.ends.trace(&finished).await;
+                }
+                // Done as it is: what cannot be counted is not told to the client.
+                if let Ok(Some(batch)) = self.store.load_batch(batch, caller).await {
+                    self.metrics.pictures_ended(&batch.model, PictureOutcome::Cancelled, pictures.into());
                 }
                 Ok(())
             }

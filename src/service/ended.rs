@@ -4,11 +4,15 @@
 //! adds a span `batch retry` below it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::execute::describe;
 use crate::domain::state::BatchState;
 use crate::store::{BatchRun, FinishedBatch, Store};
 use crate::telemetry::traces::{Moment, Side, Span, SpanId, TraceId, Traces, Value};
+
+/// How long a span may keep what is essential waiting.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Tells of batches that ended.
 pub(super) struct BatchEnds {
@@ -40,10 +44,11 @@ impl BatchEnds {
         if !self.traces.is_on() {
             return;
         }
-        match self.store.load_run(batch.id, batch.done).await {
-            Ok(Some(run)) => self.traces.send(span(batch, run)),
-            Ok(None) => {}
-            Err(error) => tracing::debug!(batch = %batch.id, error = %describe(&error), "a batch has no span"),
+        match tokio::time::timeout(PATIENCE, self.store.load_run(batch.id, batch.done)).await {
+            Ok(Ok(Some(run))) => self.traces.send(span(batch, run)),
+            Ok(Ok(None)) => {}
+            Err(_) => tracing::debug!(batch = %batch.id, "a batch has no span: the database is slow"),
+            Ok(Err(error)) => tracing::debug!(batch = %batch.id, error = %describe(&error), "a batch has no span"),
         }
     }
 }

@@ -136,9 +136,11 @@ impl Executor {
     /// Finds out what became of a call that a dead worker had started.
     async fn reconcile(&self, job: &Job, signals: &Signals) -> Option<Ended> {
         let found = self.find(job, &[job.claim.attempt], job.number, signals).await?;
-        let outcome = match found {
-            Some(receipt) => Outcome::Made { picture: receipt.picture, cost: receipt.cost },
-            None => Outcome::Unknown,
+        let outcome = if let Some(receipt) = found {
+            Outcome::Made { picture: receipt.picture, cost: receipt.cost }
+        } else {
+            self.metrics.call_ended(&job.model, CallOutcome::Unknown);
+            Outcome::Unknown
         };
         let (image, attempt, adopted) = (job.claim.image, job.claim.attempt, outcome != Outcome::Unknown);
         tracing::warn!(%image, %attempt, adopted, "settling a call of a dead worker");
@@ -301,15 +303,14 @@ impl Executor {
             }
         };
         let Some(answer) = course.step(course::CALL, sent).await else {
+            self.metrics.call_ended(&job.model, CallOutcome::Unknown);
             course.failed("interrupted");
             return Outcome::Interrupted.into();
         };
         let answer = answer.unwrap_or_else(|_| Err(ProviderError::OutcomeUnknown("no answer in time".to_owned())));
         flight.ended(&job.model);
         failpoint::hit("execute.answered");
-        if let Some(outcome) = counted(answer.as_ref().err()) {
-            self.metrics.call_ended(&job.model, outcome);
-        }
+        self.metrics.call_ended(&job.model, counted(answer.as_ref().err()));
         let default_pause = self.admission.default_pause();
         let verdict = verdict(answer.as_ref().err(), default_pause);
         self.admission.ended(job.claim.image.batch, &job.model, permit, verdict).await;
@@ -437,15 +438,15 @@ fn verdict(error: Option<&ProviderError>, default_pause: Duration) -> Verdict {
     }
 }
 
-/// As what the end of a call counts; `None` if that is not known before it is written.
-fn counted(error: Option<&ProviderError>) -> Option<CallOutcome> {
+/// As what the end of a call counts.
+const fn counted(error: Option<&ProviderError>) -> CallOutcome {
     match error {
-        None => Some(CallOutcome::Answered),
-        Some(ProviderError::Refused(_)) => Some(CallOutcome::Refused),
-        Some(ProviderError::Throttled { .. }) => Some(CallOutcome::Throttled),
-        Some(ProviderError::QuotaExhausted { .. }) => Some(CallOutcome::Quota),
-        Some(ProviderError::Failed(_)) => Some(CallOutcome::Failed),
-        Some(ProviderError::OutcomeUnknown(_)) => None,
+        None => CallOutcome::Answered,
+        Some(ProviderError::Refused(_)) => CallOutcome::Refused,
+        Some(ProviderError::Throttled { .. }) => CallOutcome::Throttled,
+        Some(ProviderError::QuotaExhausted { .. }) => CallOutcome::Quota,
+        Some(ProviderError::Failed(_)) => CallOutcome::Failed,
+        Some(ProviderError::OutcomeUnknown(_)) => CallOutcome::Unknown,
     }
 }
 

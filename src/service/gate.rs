@@ -89,15 +89,23 @@ pub struct Closed {
     pub opens_in: Duration,
 }
 
+impl Closed {
+    /// Closed until `end`; `None` if that is over.
+    fn until(reason: Reason, end: Duration, now: Duration) -> Option<Self> {
+        let opens_in = end.saturating_sub(now);
+        (!opens_in.is_zero()).then_some(Self { reason, opens_in })
+    }
+}
+
 /// How a gate stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GateState {
     /// Calls that may be under way at once now.
     pub allowed: u32,
     /// Those that may be while nothing is wrong.
     pub usual: u32,
-    /// Why none of any model starts, or why none of some model; `None` while calls do.
-    pub closed: Option<Closed>,
+    /// Why none of any model starts, and behind that why none of some model; empty while calls do.
+    pub closed: Vec<Closed>,
 }
 
 /// How a call ended, as far as the next ones are concerned.
@@ -150,6 +158,8 @@ pub struct Pass<'a> {
     gate: &'a Gate,
     model: String,
     started: Duration,
+    /// When the call before it was sent.
+    sent_before: Duration,
     /// Whether this call tries if a provider that failed is back.
     is_probe: bool,
     sent: bool,
@@ -196,8 +206,16 @@ impl Gate {
         }
         state.under_way += 1;
         state.starts.push_back(now);
-        state.limit.sent(now);
-        Ok(Pass { gate: self, model: model.to_owned(), started: now, is_probe, sent: false, verdict: None })
+        let sent_before = state.limit.sent(now);
+        Ok(Pass {
+            gate: self,
+            model: model.to_owned(),
+            started: now,
+            sent_before,
+            is_probe,
+            sent: false,
+            verdict: None,
+        })
     }
 
     /// Why no call of `model` would start now for a reason that users should know; `None` while calls do.
@@ -212,7 +230,8 @@ impl Gate {
     #[must_use]
     pub fn view(&self) -> GateState {
         let (usual, allowed) = (self.rules.concurrency, self.lock().limit.allowed());
-        GateState { allowed, usual, closed: self.trouble(None) }
+        let now = self.clock.monotonic();
+        GateState { allowed, usual, closed: self.lock().pauses(None, now, self.rules) }
     }
 
     /// No call starts for `span`, as all instances together have spent those of the minute; zero if one is free.
@@ -237,6 +256,7 @@ impl Gate {
         state.under_way -= 1;
         if !pass.sent {
             state.take_back(pass.started);
+            state.limit.take_back(pass.started, pass.sent_before);
         }
         state.judge(now, pass, self.rules);
         drop(state);
@@ -251,6 +271,7 @@ impl Pass<'_> {
         let mut state = self.gate.lock();
         state.take_back(self.started);
         state.starts.push_back(now);
+        state.limit.sent(now);
         (self.started, self.sent) = (now, true);
     }
 
@@ -268,25 +289,31 @@ impl Drop for Pass<'_> {
 
 impl State {
     fn closed(&mut self, model: Option<&str>, now: Duration, rules: GateRules) -> Option<Closed> {
-        let until = |reason, end: Duration| {
-            Some(end.saturating_sub(now)).filter(|span| !span.is_zero()).map(|span| (reason, span))
-        };
-        // Whoever waits for a call to end is woken by it.
-        let for_a_call = (Reason::Busy, rules.minute);
+        if let Some(closed) = self.pauses(model, now, rules).into_iter().next() {
+            return Some(closed);
+        }
+        if self.under_way >= self.limit.allowed() {
+            // Whoever waits for a call to end is woken by it.
+            return Some(Closed { reason: Reason::Busy, opens_in: rules.minute });
+        }
+        let next = self.spent_until.max(self.next_start(now, rules)).max(self.limit.next_start());
+        Closed::until(Reason::Busy, next, now)
+    }
+
+    /// Why no call of `model` starts, what fails its pictures first. Without a model: why none of any does, and behind
+    /// that whether some model's quota is used up.
+    fn pauses(&mut self, model: Option<&str>, now: Duration, rules: GateRules) -> Vec<Closed> {
         self.quotas.retain(|_, end| *end > now);
         let quota = model.map_or_else(|| self.quotas.values().min(), |model| self.quotas.get(model));
-        let (reason, opens_in) = until(Reason::Quota, quota.copied().unwrap_or_default())
-            .or_else(|| until(Reason::Throttled, self.paused_until))
-            .or_else(|| match self.breaker {
-                Breaker::Closed => None,
-                Breaker::OpenUntil(end) => until(Reason::Failing, end),
-                Breaker::Probing => Some((Reason::Failing, rules.breaker_pause)),
-            })
-            .or_else(|| (self.under_way >= self.limit.allowed()).then_some(for_a_call))
-            .or_else(|| {
-                until(Reason::Busy, self.spent_until.max(self.next_start(now, rules)).max(self.limit.next_start()))
-            })?;
-        Some(Closed { reason, opens_in })
+        let quota = quota.and_then(|end| Closed::until(Reason::Quota, *end, now));
+        let throttled = Closed::until(Reason::Throttled, self.paused_until, now);
+        let failing = match self.breaker {
+            Breaker::Closed => None,
+            Breaker::OpenUntil(end) => Closed::until(Reason::Failing, end, now),
+            Breaker::Probing => Some(Closed { reason: Reason::Failing, opens_in: rules.breaker_pause }),
+        };
+        let order = if model.is_some() { [quota, throttled, failing] } else { [throttled, failing, quota] };
+        order.into_iter().flatten().collect()
     }
 
     /// When the allowed number of calls a minute lets the next one start.
@@ -319,7 +346,10 @@ impl State {
             None => {}
             Some(Verdict::Failed) => {
                 self.failures += 1;
-                self.limit.failed(now, pass.started, self.under_way);
+                // A call that tries whether the provider is back says nothing of how many it bears.
+                if self.breaker == Breaker::Closed {
+                    self.limit.failed(now, pass.started);
+                }
                 if is_probe || (self.breaker == Breaker::Closed && self.failures >= rules.failures) {
                     self.breaker = Breaker::OpenUntil(now + rules.breaker_pause);
                     let (failures, pause) = (self.failures, rules.breaker_pause.as_secs());
@@ -489,6 +519,62 @@ mod tests {
     }
 
     #[test]
+    fn an_adaptive_gate_comes_back_soon_after_an_outage_and_after_a_long_spell_of_refusals() {
+        const LATENCY: Duration = Duration::from_secs(3);
+        let half_an_hour = Duration::from_mins(30);
+        for verdict in [Verdict::Failed, Verdict::Throttled(5 * SECOND)] {
+            let clock = Arc::new(FixedClock::at(Timestamp::from_millis(0)));
+            clock.advance(SECOND);
+            let gate = Gate::new(clock.clone(), GateRules { adaptive: true, ..GateRules::new(64, None) });
+            let (before, _) = traffic(&clock, &gate, 15, LATENCY, Duration::from_mins(4));
+            assert!(before > 15 * 240 / 2, "{before}");
+            let end = clock.monotonic() + half_an_hour;
+            while clock.monotonic() < end {
+                let passes: Vec<_> = std::iter::from_fn(|| gate.pass("m").ok()).collect();
+                clock.advance(SECOND / 10);
+                for mut pass in passes {
+                    pass.send();
+                    pass.end(verdict);
+                }
+            }
+            traffic(&clock, &gate, 15, LATENCY, Duration::from_mins(2));
+            let (after, _) = traffic(&clock, &gate, 15, LATENCY, Duration::from_mins(1));
+            assert!(after * 10 > 15 * 60 * 7, "{after} calls in the third minute after {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn one_prompt_that_the_provider_cannot_make_slows_no_other_down() {
+        let clock = Arc::new(FixedClock::at(Timestamp::from_millis(0)));
+        clock.advance(SECOND);
+        let gate = Gate::new(clock.clone(), GateRules { adaptive: true, ..GateRules::new(16, None) });
+        let mut number = 0_u32;
+        for _ in 0..200 {
+            let passes: Vec<_> = std::iter::from_fn(|| gate.pass("m").ok()).collect();
+            clock.advance(SECOND);
+            for mut pass in passes {
+                pass.send();
+                number += 1;
+                pass.end(if number.is_multiple_of(10) { Verdict::Failed } else { Verdict::Answered });
+            }
+        }
+        assert_eq!(gate.view().allowed, 16);
+    }
+
+    #[test]
+    fn a_quota_of_one_model_hides_no_pause_of_all() {
+        let (_, gate) = gate(4, None);
+        calls(&gate, [Verdict::QuotaExhausted(SECOND)]);
+        let mut other = gate.pass("other").unwrap_or_else(|closed| panic!("{closed:?}"));
+        other.send();
+        other.end(Verdict::Throttled(SECOND));
+        let reasons: Vec<Reason> = gate.view().closed.iter().map(|closed| closed.reason).collect();
+        assert_eq!(reasons, [Reason::Throttled, Reason::Quota]);
+        assert_eq!(gate.trouble(None).map(|closed| closed.reason), Some(Reason::Throttled));
+        assert_eq!(gate.trouble(Some("m")).map(|closed| closed.reason), Some(Reason::Quota));
+    }
+
+    #[test]
     fn an_adaptive_gate_asks_for_no_more_of_a_provider_that_slows_down() {
         let clock = Arc::new(FixedClock::at(Timestamp::from_millis(0)));
         clock.advance(SECOND);
@@ -502,7 +588,7 @@ mod tests {
                 pass.end(Verdict::Answered);
             }
         }
-        assert!((10..=30).contains(&gate.view().allowed), "{:?}", gate.view());
+        assert!((10..=50).contains(&gate.view().allowed), "{:?}", gate.view());
         assert!(!std::iter::from_fn(|| gate.pass("m").ok()).collect::<Vec<_>>().is_empty());
         gate.pass("m").ok().unwrap().end(Verdict::Failed);
     }

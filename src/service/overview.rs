@@ -99,9 +99,9 @@ pub struct WorkView {
     /// When `spent` starts at zero again.
     #[schema(value_type = String, format = DateTime)]
     resets_at: Timestamp,
-    /// Pictures that wait.
+    /// Pictures that wait, those included that are made ready for their call.
     queued: u64,
-    /// Pictures that are made ready, or whose call was started.
+    /// Pictures whose call was started.
     running: u64,
     /// For how many seconds the picture that waits longest could have been taken up.
     oldest_seconds: u64,
@@ -161,7 +161,7 @@ impl Overview {
     /// What the metrics do not count.
     pub async fn readings(&self) -> Readings {
         let gate = self.gate.view();
-        let closed = |reason| gate.closed.is_some_and(|closed| closed.reason == reason);
+        let closed = |reason| gate.closed.iter().any(|closed| closed.reason == reason);
         let reasons = [Reason::Quota, Reason::Throttled, Reason::Failing];
         let gate_closed = reasons.map(|reason| (reason.as_str(), closed(reason))).to_vec();
         Readings { work: self.work().await, gate_limit: gate.allowed, gate_closed }
@@ -230,8 +230,8 @@ impl From<GateState> for GateView {
         Self {
             limit: gate.allowed,
             usual: gate.usual,
-            closed: gate.closed.map(|closed| closed.reason.as_str()),
-            opens_in_seconds: gate.closed.map(|closed| up_to_seconds(closed.opens_in)),
+            closed: gate.closed.first().map(|closed| closed.reason.as_str()),
+            opens_in_seconds: gate.closed.first().map(|closed| up_to_seconds(closed.opens_in)),
         }
     }
 }
@@ -251,8 +251,8 @@ impl From<Work> for WorkView {
             unknown: work.unknown,
             remaining: work.limit.map(|limit| left(limit).unwrap_or_default().or_zero()),
             resets_at: work.resets_at,
-            queued: work.queued,
-            running: work.claimed + work.running,
+            queued: work.queued + work.claimed,
+            running: work.running,
             oldest_seconds: work.oldest.as_secs(),
             ledger_pending: work.ledger.map(|(lines, _)| lines),
             ledger_lag_seconds: work.ledger.map(|(_, age)| age.as_secs()),

@@ -37,22 +37,29 @@ impl Store {
         let sql = "SELECT state, COUNT(*) AS pictures, MIN(CASE WHEN due > 0 THEN due END) AS first_due FROM images
                    WHERE state = 'queued' GROUP BY state
                    UNION ALL
-                   SELECT state, COUNT(*), CAST(NULL AS BIGINT) FROM images WHERE worker IS NOT NULL GROUP BY state";
+                   SELECT state, COUNT(*), MIN(CASE WHEN due > 0 THEN due END) FROM images
+                   WHERE worker IS NOT NULL GROUP BY state";
         let rows = sqlx::query(sql).fetch_all(&self.readers).await.map_err(|error| self.error(error))?;
-        let mut queue = Queue::default();
+        let (mut queue, mut put_off) = (Queue::default(), Vec::new());
         for row in &rows {
             let pictures = row.count("pictures")?.into();
             match row.parsed("state")? {
                 ImageState::Queued => {
                     queue.queued = pictures;
-                    let put_off = row.optional_int("first_due")?.map(Timestamp::from_millis);
-                    queue.first_due = [put_off, self.first_queued().await?].into_iter().flatten().min();
+                    put_off.extend(row.optional_int("first_due")?.map(Timestamp::from_millis));
                 }
-                ImageState::Claimed => queue.claimed = pictures,
+                ImageState::Claimed => {
+                    queue.claimed = pictures;
+                    put_off.extend(row.optional_int("first_due")?.map(Timestamp::from_millis));
+                }
                 ImageState::Running => queue.running = pictures,
                 ImageState::Completed | ImageState::Failed | ImageState::Cancelled => {}
             }
         }
+        if queue.queued + queue.claimed > 0 {
+            put_off.extend(self.first_queued().await?);
+        }
+        queue.first_due = put_off.into_iter().min();
         Ok(queue)
     }
 
@@ -60,7 +67,9 @@ impl Store {
     /// others waited, that is the time of the retry.
     async fn first_queued(&self) -> Result<Option<Timestamp>, StoreError> {
         let sql = "SELECT MIN(COALESCE(queued_at, created_at)) FROM batches
-                   WHERE id IN (SELECT batch_id FROM images WHERE state = 'queued' AND due = 0)";
+                   WHERE id IN (SELECT batch_id FROM images WHERE state = 'queued' AND due = 0
+                                UNION SELECT batch_id FROM images
+                                WHERE worker IS NOT NULL AND state = 'claimed' AND due = 0)";
         let first: Option<i64> =
             sqlx::query_scalar(sql).fetch_one(&self.readers).await.map_err(|error| self.error(error))?;
         Ok(first.map(Timestamp::from_millis))

@@ -89,7 +89,7 @@ pub struct Metrics {
     pub calls_started: Counter,
     /// Calls that the provider put off with a 429.
     pub calls_throttled: Counter,
-    /// Calls whose outcome is not known.
+    /// Calls whose cost is not known.
     pub calls_unknown: Counter,
     /// Progress streams closed.
     pub streams_closed: Counter,
@@ -263,7 +263,6 @@ impl Metrics {
         }
         if end.unknown {
             self.calls_unknown.inc();
-            self.call_ended(end.model, CallOutcome::Unknown);
         }
         if end.cost > MicroUsd::ZERO {
             self.cost.get_or_create(&Model { model: end.model.to_owned() }).inc_by(dollars(end.cost));
@@ -279,7 +278,7 @@ impl Metrics {
         Flight { metrics: self, begun: self.clock.monotonic() }
     }
 
-    /// A call ended like this. One whose outcome is unknown is counted when that is written.
+    /// A call ended like this.
     pub fn call_ended(&self, model: &str, outcome: CallOutcome) {
         if outcome == CallOutcome::Throttled {
             self.calls_throttled.inc();

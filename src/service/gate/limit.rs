@@ -10,8 +10,10 @@ use std::time::Duration;
 
 /// The calls that an adaptive limit begins with.
 const FIRST: f64 = 4.0;
-/// The least that it falls to: one call in the time of a hundred.
-const LEAST: f64 = 0.01;
+/// The least that it falls to: one call in the time of ten.
+const LEAST: f64 = 0.1;
+/// Calls are never further apart, whatever the limit: what a provider bears is found out by calls alone.
+const FURTHEST: Duration = Duration::from_secs(10);
 /// The share of what was refused that is gone back to quickly: half of the way each second.
 const SAFE: f64 = 0.9;
 /// How much it grows in a second above that.
@@ -20,6 +22,9 @@ const FEELING: f64 = 0.01;
 const UNREFUSED: f64 = 0.25;
 /// Above this many times what was refused, that says nothing any more: the provider must have changed.
 const CHANGED: f64 = 1.1;
+/// The share of calls that fail from which on the provider is thought to have too much to do: one prompt that it
+/// cannot make must not slow the others down.
+const FAILING: f64 = 0.2;
 /// A provider that takes this many times as long as it used to is asked for no more.
 const SLOWER: f64 = 2.0;
 /// How much of the way to a newer time the recent one goes with each answer: no single answer says much.
@@ -55,8 +60,12 @@ pub(super) struct Adaptive {
     allowed: f64,
     /// When it was last reduced: calls from before say nothing new.
     reduced_at: Option<Duration>,
-    /// The limit at which the provider last refused a call.
+    /// The limit at which the provider began to refuse calls: it stays until one is answered.
     refused_at: Option<f64>,
+    /// Whether a call was answered since the last reduction.
+    was_answered: bool,
+    /// About the share of the last calls that failed.
+    failing: f64,
     /// When it last grew, or could have.
     looked_at: Duration,
     /// When the last call was sent.
@@ -79,6 +88,8 @@ impl Limit {
             allowed: FIRST.min(most),
             reduced_at: None,
             refused_at: None,
+            was_answered: true,
+            failing: 0.0,
             looked_at: Duration::ZERO,
             sent_at: Duration::ZERO,
             times: None,
@@ -102,10 +113,20 @@ impl Limit {
         }
     }
 
-    /// A call is sent.
-    pub(super) const fn sent(&mut self, now: Duration) {
-        if let Self::Adaptive(limit) = self {
-            limit.sent_at = now;
+    /// A call is sent, or about to be; returns when the one before it was.
+    pub(super) const fn sent(&mut self, now: Duration) -> Duration {
+        match self {
+            Self::Fixed(_) => now,
+            Self::Adaptive(limit) => std::mem::replace(&mut limit.sent_at, now),
+        }
+    }
+
+    /// The call that was about to be sent at `started`, after the one at `before`, is not.
+    pub(super) fn take_back(&mut self, started: Duration, before: Duration) {
+        if let Self::Adaptive(limit) = self
+            && limit.sent_at == started
+        {
+            limit.sent_at = before;
         }
     }
 
@@ -129,18 +150,18 @@ impl Limit {
         *reduced_at = Some(now);
         match self {
             Self::Fixed(limit) => limit.allowed = under_way.div_ceil(2).clamp(1, limit.allowed.max(1)),
-            Self::Adaptive(limit) => {
-                limit.refused_at = Some(limit.allowed);
-                limit.allowed = (limit.allowed / 2.0).max(LEAST);
-                limit.looked_at = now;
-            }
+            Self::Adaptive(limit) => limit.halve(now, LEAST),
         }
     }
 
-    /// A call failed, or nobody knows. An adaptive limit takes that for a provider that has too much to do.
-    pub(super) fn failed(&mut self, now: Duration, started: Duration, under_way: u32) {
-        if matches!(self, Self::Adaptive(_)) {
-            self.slow_down(now, started, under_way);
+    /// A call failed, or nobody knows. An adaptive limit takes many of them for a provider that has too much to do.
+    pub(super) fn failed(&mut self, now: Duration, started: Duration) {
+        if let Self::Adaptive(limit) = self {
+            limit.failing += (1.0 - limit.failing) * RECENT;
+            if limit.failing > FAILING && limit.reduced_at.is_none_or(|at| started > at) {
+                limit.reduced_at = Some(now);
+                limit.halve(now, 1.0);
+            }
         }
     }
 }
@@ -149,24 +170,34 @@ impl Adaptive {
     /// Calls keep a distance as soon as the provider has refused one.
     fn next_start(&self) -> Duration {
         match (self.refused_at, self.times) {
-            (Some(_), Some((recent, _))) => self.sent_at + Duration::from_secs_f64(recent / self.allowed),
+            (Some(_), Some((recent, _))) => self.sent_at + Duration::from_secs_f64(recent / self.allowed).min(FURTHEST),
             _ => Duration::ZERO,
         }
     }
 
-    fn answered(&mut self, now: Duration, started: Duration, under_way: u32) {
-        let passed = now.saturating_sub(self.looked_at).as_secs_f64().min(1.0);
+    fn halve(&mut self, now: Duration, least: f64) {
+        if std::mem::replace(&mut self.was_answered, false) {
+            self.refused_at = Some(self.allowed);
+        }
+        self.allowed = (self.allowed / 2.0).max(least.min(self.allowed));
         self.looked_at = now;
+    }
+
+    fn answered(&mut self, now: Duration, started: Duration, under_way: u32) {
+        let passed = now.saturating_sub(self.looked_at).min(FURTHEST).as_secs_f64();
+        self.looked_at = now;
+        self.was_answered = true;
+        self.failing -= self.failing * RECENT;
         let is_slower = self.is_slower(now.saturating_sub(started).as_secs_f64(), passed);
         if is_slower || f64::from(under_way + 1) < (self.allowed * USED).floor() {
             return;
         }
         let growth = match self.refused_at {
-            None => self.allowed * UNREFUSED,
-            Some(calls) if self.allowed < calls * SAFE => (calls * SAFE - self.allowed).max(self.allowed * FEELING),
-            Some(_) => self.allowed * FEELING,
+            None => self.allowed * UNREFUSED * passed,
+            Some(calls) if self.allowed < calls * SAFE => (calls * SAFE - self.allowed) * passed.min(1.0),
+            Some(_) => self.allowed * FEELING * passed,
         };
-        self.allowed = (self.allowed + growth * passed).min(self.most);
+        self.allowed = (self.allowed + growth).min(self.most);
         self.refused_at = self.refused_at.filter(|calls| self.allowed <= calls * CHANGED);
     }
 

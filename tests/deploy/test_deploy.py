@@ -287,6 +287,18 @@ class Traffic(Stubbed):
             self.assertIn("gcloud run", shown)
         self.assertEqual(before | {"calls": []}, self.state() | {"calls": []})
 
+    def test_who_is_not_logged_in_is_told_so_and_not_that_nothing_is_there(self):
+        self.deployed(revisions=2)
+        for words in (["promote"], ["rollback"], ["remote", "ledger", "verify"], ["deploy-staging", "--dry-run"],
+                      ["deploy-staging", "--no-setup", "--again"], ["deploy-alerts", "--dry-run"], ["canary-rollout", "25"]):
+            with self.subTest(words):
+                said = self.script(*words, status=1, STUB_LOGGED_OUT="yes").stderr
+                self.assertIn("You do not currently have an active account", said)
+                self.assertNotIn("there is no", said)
+                self.assertRegex(said, r"\nNext: gcloud auth login, or see PROJECT, which is demo.*\n\Z")
+        self.assertIn("there is no service another in europe-west1", self.script("promote", status=1, SERVICE="another").stderr)
+        self.assertEqual(list(self.folder.glob("tmp*")), [], "nothing is left behind")
+
     def test_a_command_runs_with_the_image_and_the_settings_of_what_serves(self):
         self.deployed(revisions=2)
         self.script("remote", "ledger", "verify")

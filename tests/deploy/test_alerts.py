@@ -46,8 +46,10 @@ class Files(unittest.TestCase):
         named = {message for metric in METRICS.values() for message in messages(metric)}
         self.assertGreater(len(named), 15)
         self.assertEqual([message for message in named if message not in known], [])
+        page = (ROOT / "docs/OPERATIONS.md").read_text()
+        self.assertEqual([message for message in named if f"\n| `{message}` | " not in page], [], "the table of messages")
         # Route and method are of the span around it.
-        around = (ROOT / "src/http/answer.rs").read_text().split('info_span!("request"')[1].split(";")[0]
+        around = re.search(r'info_span!\(\s*"request".*?;', (ROOT / "src/http/answer.rs").read_text(), re.DOTALL)[0]
         for message, fields in FIELDS.items():
             for field in fields:
                 self.assertRegex(known[message] + around, rf"\b{field}\b", message)

@@ -76,12 +76,24 @@ class Files(unittest.TestCase):
             for part in ("**Means.**", "**Look at**", "**Do.**"):
                 self.assertIn(part, sections[section], section)
             self.assertEqual(alert["userLabels"], {"service": "SERVICE", "alert": name})
+            self.assertRegex(sections["Alerts"], rf"\n\| \[{section}\]\(#[a-z-]+\) \| {alert['severity']} \| ")
             for condition in alert["conditions"]:
                 threshold = condition["conditionThreshold"]
                 for filter in (threshold["filter"], threshold.get("denominatorFilter", threshold["filter"])):
                     metric = re.search(r'metric\.type="logging\.googleapis\.com/user/SERVICE-([a-z-]+)"', filter)[1]
                     watched.add(metric)
+        self.assertEqual(sections["Alerts"].count("\n| ["), len(ALERTS))
         self.assertEqual(watched, set(METRICS), "nothing is counted in vain, and nothing is watched that is not counted")
+
+    def test_what_the_runbook_filters_the_log_by_can_match(self):
+        runbook, known = (ROOT / "docs/RUNBOOK.md").read_text(), shown()
+        named = messages({"filter": runbook})
+        self.assertGreater(len(named), 4)
+        self.assertEqual([message for message in named if message not in known], [])
+        for line in runbook.splitlines():
+            if re.search(r"gcloud logging read '", line):
+                self.assertEqual((line.count("'"), line.count('"') % 2), (2, 0), line)
+            self.assertIsNone(re.search(r"gcloud logging read$", line), line)
 
     def test_the_dashboard_shows_every_metric(self):
         self.assertEqual(set(re.findall(r"/user/SERVICE-([a-z-]+)", DASHBOARD)), set(METRICS))

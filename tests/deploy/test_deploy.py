@@ -420,10 +420,24 @@ class Runbook(Stubbed):
 
     def test_the_canary_is_shown_as_it_is_started(self):
         self.deployed(revisions=2)
-        walk = blocks("Canary").replace("export ORCHESTRATOR_KEY=…\n", "").replace("auto\n", "auto --dry-run\n")
-        done = self.sh("bash", "-euo", "pipefail", "-c", walk)
+        walk = blocks("Canary").replace("KEY=…", "KEY=aip_admin").replace("auto\n", "auto --dry-run\n")
+        metrics = "orchestrator_database_up 1\nprocess_start_time_seconds 1\n"
+        with pretender({"GET /metrics": (200, metrics), "anonymous": (401, "")}) as url:
+            done = self.sh("bash", "-euo", "pipefail", "-c", walk, STUB_SERVICE=url)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assertEqual(done.stdout.count(f"{SERVICE}-00002=100"), 2)
+
+    def test_whoever_comes_new_to_it_asks_the_service_what_is_wrong(self):
+        self.deployed()
+        made = self.sh(PROGRAM, "keys", "new", "--name", "duty", "--scopes", "admin", "--entry")
+        keys, key = self.folder / "keys", made.stderr.split()[-1]
+        keys.write_text(made.stdout)
+        walk = blocks("Where to look").replace("PROJECT=…", "PROJECT=demo").replace("KEY=…", f"KEY={key}")
+        with program(self.folder, keys) as url:
+            done = self.sh("bash", "-euo", "pipefail", "-c", walk, STUB_SERVICE=url, PROJECT="")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        for answer in ('"ready":true', '"dailyLimit":100', "\norchestrator_database_up 1\n"):
+            self.assertIn(answer, done.stdout)
 
     def test_who_touches_the_ledger_is_logged_once_and_nothing_else_changes(self):
         self.deployed()

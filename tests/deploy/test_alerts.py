@@ -95,6 +95,13 @@ class Files(unittest.TestCase):
                 self.assertEqual((line.count("'"), line.count('"') % 2), (2, 0), line)
             self.assertIsNone(re.search(r"gcloud logging read$", line), line)
 
+    def test_the_alerts_of_prometheus_are_about_metrics_that_there_are(self):
+        page = (ROOT / "docs/METRICS.md").read_text()
+        rules = yaml.safe_load(page.split("```yaml\n")[2].split("```")[0])["groups"][0]["rules"]
+        named = {name for rule in rules for name in re.findall(r"orchestrator_\w+", rule["expr"])}
+        self.assertGreaterEqual(len(named), 5)
+        self.assertEqual([name for name in named if f"\n| `{name}` | " not in page], [])
+
     def test_the_dashboard_shows_every_metric(self):
         self.assertEqual(set(re.findall(r"/user/SERVICE-([a-z-]+)", DASHBOARD)), set(METRICS))
         tiles = yaml.safe_load(DASHBOARD)["mosaicLayout"]["tiles"]

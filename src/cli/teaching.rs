@@ -115,6 +115,8 @@ cancelled.
 
 Without --live nothing is spent: where pictures cost money, the run is priced and refused.
 
+The service has to run with BUDGET_LEDGER_ENABLED=true, which is not the default; else leave its gate out: --skip ledger.
+
 The gates:
   time          the batch ended within --deadline
   errors        fewer than 5 % of the pictures were not made

@@ -125,6 +125,22 @@ test("the page says what is wrong, the worst first, and says aloud that somethin
   page.check();
 });
 
+test("money that was spent on calls of unknown outcome is a note, and all is well", async (t) => {
+  const service = await Service.start(t, { SYNTHETIC_LATENCY: "0s" });
+  const page = await openPage(t, service);
+  await page.route("**/overview", async (route) => {
+    const view = await (await route.fetch()).json();
+    await route.fulfill({ json: { ...view, work: { ...view.work, spent: 1, unknown: 0.1 } } });
+  });
+  await page.goto(`${service.url}/#/operations`);
+  await page.locator(".verdict.good").waitFor();
+  assert.equal(await page.locator(".verdict strong").textContent(), "All is well.");
+  assert.match(await page.locator(".verdict li").innerText(), /^\$0\.10 of \$1\.00 spent is for calls whose outcome nobody knows\./);
+  assert.match(await page.locator("#announcer").textContent(), /^All is well\. \$0\.10 of/);
+  assert.deepEqual(await accessFaults(page), []);
+  page.check();
+});
+
 test("the page reads itself anew while somebody looks, and says since when it could not", async (t) => {
   const service = await Service.start(t, { SYNTHETIC_LATENCY: "0s" });
   const page = await openPage(t, service);

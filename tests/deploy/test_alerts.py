@@ -46,8 +46,10 @@ class Files(unittest.TestCase):
         named = {message for metric in METRICS.values() for message in messages(metric)}
         self.assertGreater(len(named), 15)
         self.assertEqual([message for message in named if message not in known], [])
+        page = (ROOT / "docs/OPERATIONS.md").read_text()
+        self.assertEqual([message for message in named if f"\n| `{message}` | " not in page], [], "the table of messages")
         # Route and method are of the span around it.
-        around = (ROOT / "src/http/answer.rs").read_text().split('info_span!("request"')[1].split(";")[0]
+        around = re.search(r'info_span!\(\s*"request".*?;', (ROOT / "src/http/answer.rs").read_text(), re.DOTALL)[0]
         for message, fields in FIELDS.items():
             for field in fields:
                 self.assertRegex(known[message] + around, rf"\b{field}\b", message)
@@ -74,12 +76,31 @@ class Files(unittest.TestCase):
             for part in ("**Means.**", "**Look at**", "**Do.**"):
                 self.assertIn(part, sections[section], section)
             self.assertEqual(alert["userLabels"], {"service": "SERVICE", "alert": name})
+            self.assertRegex(sections["Alerts"], rf"\n\| \[{section}\]\(#[a-z-]+\) \| {alert['severity']} \| ")
             for condition in alert["conditions"]:
                 threshold = condition["conditionThreshold"]
                 for filter in (threshold["filter"], threshold.get("denominatorFilter", threshold["filter"])):
                     metric = re.search(r'metric\.type="logging\.googleapis\.com/user/SERVICE-([a-z-]+)"', filter)[1]
                     watched.add(metric)
+        self.assertEqual(sections["Alerts"].count("\n| ["), len(ALERTS))
         self.assertEqual(watched, set(METRICS), "nothing is counted in vain, and nothing is watched that is not counted")
+
+    def test_what_the_runbook_filters_the_log_by_can_match(self):
+        runbook, known = (ROOT / "docs/RUNBOOK.md").read_text(), shown()
+        named = messages({"filter": runbook})
+        self.assertGreater(len(named), 4)
+        self.assertEqual([message for message in named if message not in known], [])
+        for line in runbook.splitlines():
+            if re.search(r"gcloud logging read '", line):
+                self.assertEqual((line.count("'"), line.count('"') % 2), (2, 0), line)
+            self.assertIsNone(re.search(r"gcloud logging read$", line), line)
+
+    def test_the_alerts_of_prometheus_are_about_metrics_that_there_are(self):
+        page = (ROOT / "docs/METRICS.md").read_text()
+        rules = yaml.safe_load(page.split("```yaml\n")[2].split("```")[0])["groups"][0]["rules"]
+        named = {name for rule in rules for name in re.findall(r"orchestrator_\w+", rule["expr"])}
+        self.assertGreaterEqual(len(named), 5)
+        self.assertEqual([name for name in named if f"\n| `{name}` | " not in page], [])
 
     def test_the_dashboard_shows_every_metric(self):
         self.assertEqual(set(re.findall(r"/user/SERVICE-([a-z-]+)", DASHBOARD)), set(METRICS))

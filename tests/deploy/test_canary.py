@@ -501,10 +501,22 @@ class Rollouts(Stubbed):
 
     def test_a_dry_run_shows_the_commands_and_changes_nothing(self):
         before = self.state()
-        shown = self.script("canary-rollout", "auto", "--dry-run", ORCHESTRATOR_KEY="").stdout.splitlines()
+        with self.played(Fake(), clients=False):
+            shown = self.script("canary-rollout", "auto", "--dry-run").stdout.splitlines()
+            quick = self.script("canary-rollout", "auto", "--dry-run", "--step-duration", "90s").stdout
         self.assertEqual([re.search(f"{CANDIDATE}=([0-9]+)", line)[1] for line in shown if "--to-revisions" in line],
                          ["10", "25", "50", "100"])
+        self.assertEqual((shown.count("# here: watched for 1h"), quick.count("# here: watched for 90s\n")), (4, 4))
         self.assertEqual(before | {"calls": []}, self.state() | {"calls": []})
+
+    def test_a_dry_run_stops_where_the_real_one_would_for_want_of_a_key(self):
+        with self.played(Fake(), clients=False):
+            for key, problem in (("", "ORCHESTRATOR_KEY is not set"), ("another", "/metrics answered 401")):
+                said = self.script("canary-rollout", "auto", "--dry-run", status=1, ORCHESTRATOR_KEY=key).stderr
+                self.assertIn(problem, said)
+                self.assertIn("scope admin", said)
+        with self.played(Fake(["no answer"], broken_after=-1), clients=False):
+            self.assertIn("candidate cannot be watched", self.script("canary-rollout", "auto", "--dry-run", status=1).stderr)
 
     def test_what_makes_no_sense_is_refused(self):
         for words in (["30"], [], ["auto", "--p95", "fast"], ["auto", "--errors", "5"], ["auto", "--errors", "500%"],

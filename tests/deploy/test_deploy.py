@@ -287,6 +287,18 @@ class Traffic(Stubbed):
             self.assertIn("gcloud run", shown)
         self.assertEqual(before | {"calls": []}, self.state() | {"calls": []})
 
+    def test_who_is_not_logged_in_is_told_so_and_not_that_nothing_is_there(self):
+        self.deployed(revisions=2)
+        for words in (["promote"], ["rollback"], ["remote", "ledger", "verify"], ["deploy-staging", "--dry-run"],
+                      ["deploy-staging", "--no-setup", "--again"], ["deploy-alerts", "--dry-run"], ["canary-rollout", "25"]):
+            with self.subTest(words):
+                said = self.script(*words, status=1, STUB_LOGGED_OUT="yes").stderr
+                self.assertIn("You do not currently have an active account", said)
+                self.assertNotIn("there is no", said)
+                self.assertRegex(said, r"\nNext: gcloud auth login, or see PROJECT, which is demo.*\n\Z")
+        self.assertIn("there is no service another in europe-west1", self.script("promote", status=1, SERVICE="another").stderr)
+        self.assertEqual(list(self.folder.glob("tmp*")), [], "nothing is left behind")
+
     def test_a_command_runs_with_the_image_and_the_settings_of_what_serves(self):
         self.deployed(revisions=2)
         self.script("remote", "ledger", "verify")
@@ -408,10 +420,24 @@ class Runbook(Stubbed):
 
     def test_the_canary_is_shown_as_it_is_started(self):
         self.deployed(revisions=2)
-        walk = blocks("Canary").replace("export ORCHESTRATOR_KEY=…\n", "").replace("auto\n", "auto --dry-run\n")
-        done = self.sh("bash", "-euo", "pipefail", "-c", walk)
+        walk = blocks("Canary").replace("KEY=…", "KEY=aip_admin").replace("auto\n", "auto --dry-run\n")
+        metrics = "orchestrator_database_up 1\nprocess_start_time_seconds 1\n"
+        with pretender({"GET /metrics": (200, metrics), "anonymous": (401, "")}) as url:
+            done = self.sh("bash", "-euo", "pipefail", "-c", walk, STUB_SERVICE=url)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assertEqual(done.stdout.count(f"{SERVICE}-00002=100"), 2)
+
+    def test_whoever_comes_new_to_it_asks_the_service_what_is_wrong(self):
+        self.deployed()
+        made = self.sh(PROGRAM, "keys", "new", "--name", "duty", "--scopes", "admin", "--entry")
+        keys, key = self.folder / "keys", made.stderr.split()[-1]
+        keys.write_text(made.stdout)
+        walk = blocks("Where to look").replace("PROJECT=…", "PROJECT=demo").replace("KEY=…", f"KEY={key}")
+        with program(self.folder, keys) as url:
+            done = self.sh("bash", "-euo", "pipefail", "-c", walk, STUB_SERVICE=url, PROJECT="")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        for answer in ('"ready":true', '"dailyLimit":100', "\norchestrator_database_up 1\n"):
+            self.assertIn(answer, done.stdout)
 
     def test_who_touches_the_ledger_is_logged_once_and_nothing_else_changes(self):
         self.deployed()

@@ -28,16 +28,16 @@ const ALL = "all instances";
 
 const seconds = (number) => span(number * 1000);
 
-/** A sentence with what it is of: `key` is the same as long as the same is wrong, `level` is `bad` or `warn`. */
+/** A sentence with what it is of: `key` is the same as long as the same is so, `level` is `bad`, `warn`, or `note` if nothing is wrong. */
 const finding = (level, key, scope, text) => ({ level, key, scope, text });
 
-/** What is wrong, the worst first; empty if all is well. */
+/** What is wrong, the worst first, and then what is only to be known; empty if all is well. */
 export function findings(view) {
   const { gate, ledgerTrouble } = view;
   const found = [...unanswered(view), ...gateFindings(gate), ...ledgerFindings(view.work, ledgerTrouble)];
   if (view.work) found.push(...moneyFindings(view.work), ...queueFindings(view.work, gate));
   found.push(...recentFindings(view));
-  return [...found.filter(({ level }) => level === "bad"), ...found.filter(({ level }) => level === "warn")];
+  return ["bad", "warn", "note"].flatMap((wanted) => found.filter(({ level }) => level === wanted));
 }
 
 const PARTS = {
@@ -90,7 +90,7 @@ function moneyFindings({ dailyLimit, spent, reserved, unknown, remaining }) {
     found.push(finding("warn", "money", ALL, `${money(spent)} spent${held}, of ${money(dailyLimit)} for the day: ${money(remaining)} is left.`));
   }
   if (unknown > 0 && unknown >= spent * UNKNOWN_SHARE) {
-    found.push(finding("warn", "unknown", ALL, `${money(unknown)} of ${money(spent)} spent is for calls whose outcome nobody knows. Compare with the provider's bill.`));
+    found.push(finding("note", "unknown", ALL, `${money(unknown)} of ${money(spent)} spent is for calls whose outcome nobody knows. Compare with the provider's bill.`));
   }
   return found;
 }

@@ -44,8 +44,10 @@ test("money near its end, at its end, and of unknown outcome is told", () => {
   assert.deepEqual(found({ work: { spent: 9.5, reserved: 0.3, remaining: 0.2 } }), ["warn money: $9.50 spent and $0.30 reserved, of $10.00 for the day: $0.20 is left."]);
   assert.deepEqual(found({ work: { spent: 10, remaining: 0 } }), ["bad money: The day's money is used up: $10.00 spent, of $10.00. New batches are refused."]);
   assert.match(found({ work: { dailyLimit: 0, spent: 0, remaining: 0 } })[0], /^bad money/);
-  assert.match(found({ work: { spent: 1, unknown: limits.UNKNOWN_SHARE } })[0], /^warn unknown: \$0.10 of \$1.00/);
+  assert.match(found({ work: { spent: 1, unknown: limits.UNKNOWN_SHARE } })[0], /^note unknown: \$0.10 of \$1.00/);
   assert.deepEqual(found({ work: { spent: 1, unknown: 0.09 } }), []);
+  const all = found({ work: { spent: 9.5, unknown: 5, remaining: 0.5, queued: 1, oldestSeconds: limits.WAIT_LONG } });
+  assert.match(all.at(-1), /^note unknown/, "what is wrong comes before it");
 });
 
 test("a queue that stands still is worse than one that is long", () => {

@@ -145,7 +145,8 @@ class Board {
   }
 
   #showVerdict(found) {
-    const [first, ...others] = found;
+    const first = found.find(({ level }) => level !== "note");
+    const others = found.filter((one) => one !== first);
     const level = first?.level ?? "good";
     const scope = ({ scope }) => h("span", { class: "soft" }, ` (${scope})`);
     this.verdict.className = `verdict ${level}`;
@@ -153,7 +154,7 @@ class Board {
       ...(others.length ? [h("ul", {}, others.map((one) => h("li", {}, one.text, scope(one))))] : []));
     // Numbers change all the time. What is said aloud is that something else is wrong, or nothing any more.
     const wrong = found.map(({ key }) => key).join();
-    if (wrong !== this.#told) announce(found.length ? found.map(({ text }) => text).join(" ") : "All is well.");
+    if (wrong !== this.#told) announce([...(first ? [] : ["All is well."]), ...found.map(({ text }) => text)].join(" "));
     this.#told = wrong;
   }
 

@@ -161,14 +161,14 @@ impl Report {
     pub(super) fn summary(&self) -> String {
         let Counts { total, completed, .. } = self.counts;
         let rate = f64::from(completed) / self.took.as_secs_f64().max(0.001);
+        let cost = format!("{} US dollars", self.actual_cost);
         let made = format!(
-            "{} is {}: {completed} of {total} pictures with {} in {}, {rate:.1} a second; {} US dollars{}.",
+            "{} is {}: {completed} of {total} pictures with {} in {}, {rate:.1} a second; {}.",
             self.batch_id,
             self.state.as_str(),
             self.model,
             readable(self.took),
-            self.actual_cost,
-            if self.rehearsal { ", of which none were paid" } else { "" }
+            if self.rehearsal { format!("priced at {cost}, nothing paid") } else { cost }
         );
         let failed = self.failed();
         if failed.is_empty() {

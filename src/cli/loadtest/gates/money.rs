@@ -9,6 +9,7 @@ use crate::domain::money::MicroUsd;
 use crate::domain::state::Billing;
 
 const MONEY_HINT: &str = "if others spend meanwhile, give --shared";
+const LEDGER_HINT: &str = "the ledger differs: see ledger-lines";
 
 impl Observed {
     /// The fewest and the most charges that the pictures can have caused: a call that was tried again after its outcome
@@ -104,20 +105,24 @@ impl Observed {
         } else {
             parts.push("budget not compared: a new day began".to_owned());
         }
+        let (was, is) = (before.everyone.reserved, after.everyone.reserved);
+        holds &= self.shared || was == is;
+        let mut hint = MONEY_HINT;
         if let Some(Ok(lines)) = self.ledger.as_ref().map(|ledger| &ledger.lines) {
             let ledger = sum(lines.iter().map(|line| line.cost));
             parts.push(format!("ledger {}", shown(ledger)));
+            if holds && ledger != Some(batch) {
+                hint = LEDGER_HINT;
+            }
             holds &= ledger == Some(batch);
         }
-        let (was, is) = (before.everyone.reserved, after.everyone.reserved);
         parts.push(format!("reserved {is}, was {was}"));
-        holds &= self.shared || was == is;
         let limit = if self.shared {
             "the same amount; the budget may have spent more"
         } else {
             "the same amount, and no more reserved than before"
         };
-        Judged::new(holds, parts.join(", "), limit).or(MONEY_HINT)
+        Judged::new(holds, parts.join(", "), limit).or(hint)
     }
 }
 

@@ -174,6 +174,8 @@ fn lines_of_the_ledger_that_are_missing_or_doubled_are_found() {
         ["ledger-lines"]
     );
     assert_eq!(failed(|of| of.ledger.as_mut().unwrap().lines = Err("line 3 cannot be read".into())), ["ledger-lines"]);
+    let sums = gate(Name::Sums, |of| drop(lines(of).remove(4)));
+    assert_eq!(sums.hint.as_deref(), Some("the ledger differs: see ledger-lines"));
     let gate = gate(Name::LedgerLines, |of| drop(lines(of).remove(4)));
     assert_eq!(gate.measured, "19 lines in data; none for s-5 v1 and 0 other charged pictures");
 }

@@ -72,7 +72,7 @@ fn a_person_reads_which_gate_failed_and_why() {
         "http-errors  FAILED   errors +1",
         "http-errors: \"why\" & 'how'",
         "a picture, from the batch's start",
-        "2 of 2 pictures with m in 3.00 s, 0.7 a second; 0.1 US dollars, of which none were paid. Failed: http-errors.",
+        "2 of 2 pictures with m in 3.00 s, 0.7 a second; priced at 0.1 US dollars, nothing paid. Failed: http-errors.",
     ] {
         assert!(text.contains(part), "{part}:\n{text}");
     }

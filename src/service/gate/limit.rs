@@ -194,8 +194,10 @@ impl Adaptive {
         }
         let growth = match self.refused_at {
             None => self.allowed * UNREFUSED * passed,
-            Some(calls) if self.allowed < calls * SAFE => (calls * SAFE - self.allowed) * passed.min(1.0),
-            Some(_) => self.allowed * FEELING * passed,
+            Some(calls) => {
+                let back = (calls * SAFE - self.allowed).max(0.0) * passed.min(1.0);
+                back.max(self.allowed * FEELING * passed)
+            }
         };
         self.allowed = (self.allowed + growth).min(self.most);
         self.refused_at = self.refused_at.filter(|calls| self.allowed <= calls * CHANGED);

@@ -384,7 +384,8 @@ impl Reader {
             }
             let known = *last.borrow_and_update();
             if known > self.sent {
-                self.fill().await;
+                // On the heap while it lasts: each stream would keep the room for it otherwise, some KB.
+                Box::pin(self.fill()).await;
                 if !self.page.is_empty() {
                     continue;
                 }

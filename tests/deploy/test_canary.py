@@ -84,6 +84,36 @@ process_start_time_seconds 1764365400.25
             with self.assertRaises(canary.Unreadable, msg=text):
                 canary.Scrape(text)
 
+    def test_numbers_and_labels_that_no_counter_can_have_are_refused(self):
+        canary.Scrape(self.TEXT)
+        for line in ('orchestrator_requests_total{route="/images",status="200"} NaN', "go_threads +Inf",
+                     "orchestrator_budget_spent_usd -Inf", "orchestrator_ledger_lag_seconds 1e999",
+                     "process_start_time_seconds nan", 'orchestrator_calls_total{outcome="failed"} -1',
+                     "orchestrator_overruns_total 3",
+                     'orchestrator_requests_total{route="/images",status="500"} -5',
+                     'orchestrator_request_seconds_bucket{route="/images",le="x"} 1',
+                     'orchestrator_request_seconds_bucket{route="/images",le="nan"} 1',
+                     'orchestrator_request_seconds_bucket{route="/images"} 1',
+                     'orchestrator_requests_total{route="/images} 1', 'orchestrator_requests_total{route} 1',
+                     'orchestrator_requests_total{a="b"c="d"} 1', 'up{' + "b" * 5000 + "} 1"):
+            with self.subTest(line), self.assertRaises(canary.Unreadable):
+                canary.Scrape(self.TEXT + line + "\n")
+
+    def test_who_was_not_let_in_says_nothing_about_the_version(self):
+        answers = "".join(f'orchestrator_requests_total{{route="/images",method="GET",status="{status}"}} 1000\n'
+                          for status in (401, 403, 404, 405, 429))
+        scrape = canary.Scrape(self.TEXT + answers + 'orchestrator_requests_total{route="unknown",status="500"} 1000\n'
+                               'orchestrator_requests_total{route="/images",status="400"} 7\n')
+        self.assertEqual((scrape.counts["requests"], scrape.counts["errors"]), (108, 11))
+
+    def test_calls_that_the_provider_put_off_are_no_paid_ones(self):
+        for outcome, calls in (("throttled", 9), ("quota", 9), ("answered", 109), ("refused", 109), ("failed", 109)):
+            text = f'{self.TEXT}orchestrator_calls_total{{model="n",outcome="{outcome}"}} 100\n'
+            counted = canary.Scrape(text).counts
+            self.assertEqual((counted["calls"], counted["unknown"]), (calls, 2), outcome)
+        unknown = canary.Scrape(self.TEXT + 'orchestrator_calls_total{model="n",outcome="unknown"} 100\n').counts
+        self.assertEqual((unknown["calls"], unknown["unknown"]), (109, 102), "each is in the whole once")
+
     def test_the_routes_that_are_left_out_exist(self):
         known = set(json.loads((ROOT / "openapi.json").read_text())["paths"])
         pages = {"unknown", "/", "/docs", "/docs/{file}", "/console/{file}", "/openapi.json", "/metrics"}
@@ -94,9 +124,8 @@ process_start_time_seconds 1764365400.25
 class Watching(unittest.TestCase):
     @staticmethod
     def scrape(process, **named):
-        scrape = canary.Scrape(f"process_start_time_seconds {process}\n")
-        scrape.counts = counts(**named)
-        return scrape
+        total = 'orchestrator_{}_total{{route="/images",status="200"}} {}\n'
+        return canary.Scrape(f"process_start_time_seconds {process}\n" + "".join(map(total.format, named, named.values())))
 
     def watched(self, *scrapes):
         watched = canary.Watched(since=1000)
@@ -113,6 +142,22 @@ class Watching(unittest.TestCase):
 
     def test_processes_behind_one_address_are_kept_apart(self):
         self.assertEqual(self.watched((10, 500), (20, 80), (10, 510), (20, 81), (10, 511)).counts()["requests"], 12)
+
+    def test_a_counter_that_falls_or_goes_within_one_process_is_refused(self):
+        watched = self.watched((10, 500), (10, 520), (20, 3))
+        for scrape in (self.scrape(10, requests=519), self.scrape(10), self.scrape(10, overruns=1)):
+            with self.assertRaises(canary.Unreadable):
+                watched.add(scrape)
+        self.assertEqual(watched.counts()["requests"], 20, "what was refused is not taken in")
+        watched.add(self.scrape(10, requests=520))
+
+    def test_one_series_that_falls_is_not_hidden_by_another_that_rises(self):
+        watched = canary.Watched(since=1000)
+        text = 'process_start_time_seconds 10\norchestrator_requests_total{{status="500"}} {}\n' \
+               'orchestrator_requests_total{{status="503"}} {}\n'
+        watched.add(canary.Scrape(text.format(50, 0)))
+        with self.assertRaises(canary.Unreadable):
+            watched.add(canary.Scrape(text.format(0, 60)))
 
     def test_a_process_that_is_met_late_counts_from_then_unless_it_is_new(self):
         self.assertEqual(self.watched((10, 500), (20, 80), (1001, 5)).counts()["requests"], 5)

@@ -44,7 +44,7 @@ def labels_of(text):
     while at < len(text):
         found = LABEL.match(text, at)
         if not found:
-            raise Unreadable(f"not labels: {text[:80]}")
+            raise Unreadable(f"not labels: {text[:80]!r}")
         labels[found[1]] = re.sub(r"\\.", lambda escape: ESCAPES.get(escape[0], escape[0]), found[2])
         at = found.end()
     return labels
@@ -55,9 +55,9 @@ def number(text):
     try:
         value = float(text)
     except ValueError:
-        raise Unreadable(f"not a number: {text[:80]}") from None
+        raise Unreadable(f"not a number: {text[:80]!r}") from None
     if not math.isfinite(value):
-        raise Unreadable(f"not a finite number: {text[:80]}")
+        raise Unreadable(f"not a finite number: {text[:80]!r}")
     return value
 
 
@@ -69,7 +69,7 @@ def parse(text):
             continue
         found = LINE.match(line.strip())
         if not found:
-            raise Unreadable(f"not a line of metrics: {line[:80]}")
+            raise Unreadable(f"not a line of metrics: {line[:80]!r}")
         samples.append(Sample(found[1], labels_of(found[2] or ""), number(found[3])))
     return samples
 
@@ -110,7 +110,7 @@ def bound(labels):
     text = labels.get("le", "")
     upper = math.inf if text == "+Inf" else number(text)
     if upper < 0:
-        raise Unreadable(f"not the end of a bucket: {text[:80]}")
+        raise Unreadable(f"not the end of a bucket: {text[:80]!r}")
     return upper
 
 

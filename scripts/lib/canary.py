@@ -2,7 +2,7 @@
 is worse than the other. Knows no network, no clock and no gcloud; scripts/canary-rollout has those.
 
 A revision may have several processes behind one address, and each answer of /metrics is one of them. They are told apart
-by their start; a process that starts anew is another one, so that no counter is ever taken to fall.
+by their start; a process that starts anew is another one, so that a counter that falls is no counter.
 """
 import math
 import re
@@ -14,14 +14,21 @@ NO_WORK = {"unknown", "/", "/health", "/healthz", "/ready", "/readyz", "/metrics
            "/docs", "/docs/{file}", "/console/{file}"}
 # How long these take is for the client to say: streams, archives, and uploads over its own line.
 CLIENTS_PACE = {"/images/{batchId}/events", "/progress/{batchId}", "/images/{batchId}/results", "/references"}
+# Callers who were not let in, or asked for what there is not: as many of these as anybody likes hide what is wrong.
+NOT_LET_IN = {"401", "403", "404", "405", "429"}
+# Calls that the provider put off before it did anything: they are not paid, and cannot end unknown.
+PUT_OFF = {"throttled", "quota"}
+# What is judged, and may not fall.
+COUNTERS = {"orchestrator_requests_total", "orchestrator_request_seconds_bucket", "orchestrator_streams_closed_total",
+            "orchestrator_calls_total", "orchestrator_pictures_total", "orchestrator_overruns_total"}
 
 LINE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? +(\S+)(?: +-?\d+)?$")
-LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
+LABEL = re.compile(r' *([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)" *(?:,|$)')
 ESCAPES = {"\\n": "\n", '\\"': '"', "\\\\": "\\"}
 
 
 class Unreadable(ValueError):
-    """What /metrics answered is no text of Prometheus, or not this service's."""
+    """What /metrics answered is no text of Prometheus, or not this service's, or cannot be true."""
 
 
 class Sample(NamedTuple):
@@ -29,6 +36,29 @@ class Sample(NamedTuple):
     name: str
     labels: dict
     value: float
+
+
+def labels_of(text):
+    """The labels between the braces of a line."""
+    labels, at = {}, 0
+    while at < len(text):
+        found = LABEL.match(text, at)
+        if not found:
+            raise Unreadable(f"not labels: {text[:80]!r}")
+        labels[found[1]] = re.sub(r"\\.", lambda escape: ESCAPES.get(escape[0], escape[0]), found[2])
+        at = found.end()
+    return labels
+
+
+def number(text):
+    """A number that a sum can be made of: NaN is more than no limit, and infinity is more than every one."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise Unreadable(f"not a number: {text[:80]!r}") from None
+    if not math.isfinite(value):
+        raise Unreadable(f"not a finite number: {text[:80]!r}")
+    return value
 
 
 def parse(text):
@@ -39,13 +69,8 @@ def parse(text):
             continue
         found = LINE.match(line.strip())
         if not found:
-            raise Unreadable(f"not a line of metrics: {line[:80]}")
-        labels = {name: re.sub(r"\\.", lambda escape: ESCAPES.get(escape[0], escape[0]), value)
-                  for name, value in LABEL.findall(found[2] or "")}
-        try:
-            samples.append(Sample(found[1], labels, float(found[3])))
-        except ValueError:
-            raise Unreadable(f"not a number: {line[:80]}") from None
+            raise Unreadable(f"not a line of metrics: {line[:80]!r}")
+        samples.append(Sample(found[1], labels_of(found[2] or ""), number(found[3])))
     return samples
 
 
@@ -58,6 +83,7 @@ class Scrape:
         self.process = gauges.get("process_start_time_seconds")
         if self.process is None:
             raise Unreadable("there is no process_start_time_seconds: is this the service's /metrics?")
+        self.counters = counters(samples)
         self.counts = count(samples)
         self.ledger_lag = gauges.get("orchestrator_ledger_lag_seconds")
         self.database_is_up = gauges.get("orchestrator_database_up") != 0
@@ -66,20 +92,43 @@ class Scrape:
         self.committed = None if spent is None else spent + (reserved or 0)
 
 
+def counters(samples):
+    """What each series that is judged stands at."""
+    found = {}
+    for name, labels, value in samples:
+        if name not in COUNTERS:
+            continue
+        series = name, frozenset(labels.items())
+        if value < 0 or series in found:
+            raise Unreadable(f"a counter {'that is there twice' if series in found else 'below zero'}: {name} {value:g}")
+        found[series] = value
+    return found
+
+
+def bound(labels):
+    """The upper end of a bucket, in seconds."""
+    text = labels.get("le", "")
+    upper = math.inf if text == "+Inf" else number(text)
+    if upper < 0:
+        raise Unreadable(f"not the end of a bucket: {text[:80]!r}")
+    return upper
+
+
 def count(samples):
     """The counters that are judged, without what nobody looks at."""
     counts = Counter()
     for name, labels, value in samples:
         route = labels.get("route")
         if name == "orchestrator_requests_total" and route not in NO_WORK:
-            counts["requests"] += value
-            counts["errors"] += value if labels.get("status", "").startswith("5") else 0
+            status = labels.get("status", "")
+            counts["requests"] += value if status not in NOT_LET_IN else 0
+            counts["errors"] += value if status.startswith("5") else 0
         elif name == "orchestrator_request_seconds_bucket" and route not in NO_WORK | CLIENTS_PACE:
-            counts["le", float(labels["le"])] += value
+            counts["le", bound(labels)] += value
         elif name == "orchestrator_streams_closed_total":
             counts["streams"] += value
             counts["broken"] += value if labels.get("reason") == "failed" else 0
-        elif name == "orchestrator_calls_total":
+        elif name == "orchestrator_calls_total" and labels.get("outcome") not in PUT_OFF:
             counts["calls"] += value
             counts["unknown"] += value if labels.get("outcome") == "unknown" else 0
         elif name == "orchestrator_pictures_total" and labels.get("outcome") in ("completed", "failed"):
@@ -102,9 +151,17 @@ class Watched:
         self.since = since
         self.first = {}
         self.last = {}
+        self.counters = {}
 
     def add(self, scrape):
-        """Takes in an answer. What a process that ran before had counted when it is first seen, is not counted."""
+        """Takes in an answer. What a process that ran before had counted when it is first seen, is not counted.
+
+        An answer with a counter that has fallen or gone is Unreadable, and nothing of it is taken in.
+        """
+        for series, value in self.counters.get(scrape.process, {}).items():
+            if scrape.counters.get(series, -1) < value:
+                raise Unreadable(f"a counter of one process fell: {series[0]}")
+        self.counters[scrape.process] = scrape.counters
         began_before = scrape.process <= self.since
         self.first.setdefault(scrape.process, scrape.counts if began_before else Counter())
         self.last[scrape.process] = scrape.counts

@@ -150,6 +150,16 @@ class Deploying(Stubbed):
         self.assertEqual(len(self.state()["policies"]), len(ALERTS))
         self.assertTrue(all("notificationChannels/7" in text for text in self.state()["policies"].values()))
 
+    def test_a_file_that_cannot_be_rendered_is_not_sent_empty(self):
+        self.sh("gcloud", "services", "enable", "monitoring.googleapis.com", CLOUDSDK_CORE_PROJECT="demo")
+        broken = self.folder / "broken"
+        broken.mkdir()
+        (broken / "sed").write_text("#!/bin/sh\nexit 4\n")
+        (broken / "sed").chmod(0o755)
+        failed = self.script("deploy-alerts", status=1, PATH=f"{broken}:{self.environment['PATH']}")
+        self.assertIn("this failed: metrics", failed.stderr)
+        self.assertEqual(self.state().get("metrics"), None)
+
     def test_two_services_have_their_own(self):
         for service in ("one", "two"):
             self.script("deploy-alerts", SERVICE=service)

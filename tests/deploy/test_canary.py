@@ -84,6 +84,36 @@ process_start_time_seconds 1764365400.25
             with self.assertRaises(canary.Unreadable, msg=text):
                 canary.Scrape(text)
 
+    def test_numbers_and_labels_that_no_counter_can_have_are_refused(self):
+        canary.Scrape(self.TEXT)
+        for line in ('orchestrator_requests_total{route="/images",status="200"} NaN', "go_threads +Inf",
+                     "orchestrator_budget_spent_usd -Inf", "orchestrator_ledger_lag_seconds 1e999",
+                     "process_start_time_seconds nan", 'orchestrator_calls_total{outcome="failed"} -1',
+                     "orchestrator_overruns_total 3",
+                     'orchestrator_requests_total{route="/images",status="500"} -5',
+                     'orchestrator_request_seconds_bucket{route="/images",le="x"} 1',
+                     'orchestrator_request_seconds_bucket{route="/images",le="nan"} 1',
+                     'orchestrator_request_seconds_bucket{route="/images"} 1',
+                     'orchestrator_requests_total{route="/images} 1', 'orchestrator_requests_total{route} 1',
+                     'orchestrator_requests_total{a="b"c="d"} 1', 'up{' + "b" * 5000 + "} 1"):
+            with self.subTest(line), self.assertRaises(canary.Unreadable):
+                canary.Scrape(self.TEXT + line + "\n")
+
+    def test_who_was_not_let_in_says_nothing_about_the_version(self):
+        answers = "".join(f'orchestrator_requests_total{{route="/images",method="GET",status="{status}"}} 1000\n'
+                          for status in (401, 403, 404, 405, 429))
+        scrape = canary.Scrape(self.TEXT + answers + 'orchestrator_requests_total{route="unknown",status="500"} 1000\n'
+                               'orchestrator_requests_total{route="/images",status="400"} 7\n')
+        self.assertEqual((scrape.counts["requests"], scrape.counts["errors"]), (108, 11))
+
+    def test_calls_that_the_provider_put_off_are_no_paid_ones(self):
+        for outcome, calls in (("throttled", 9), ("quota", 9), ("answered", 109), ("refused", 109), ("failed", 109)):
+            text = f'{self.TEXT}orchestrator_calls_total{{model="n",outcome="{outcome}"}} 100\n'
+            counted = canary.Scrape(text).counts
+            self.assertEqual((counted["calls"], counted["unknown"]), (calls, 2), outcome)
+        unknown = canary.Scrape(self.TEXT + 'orchestrator_calls_total{model="n",outcome="unknown"} 100\n').counts
+        self.assertEqual((unknown["calls"], unknown["unknown"]), (109, 102), "each is in the whole once")
+
     def test_the_routes_that_are_left_out_exist(self):
         known = set(json.loads((ROOT / "openapi.json").read_text())["paths"])
         pages = {"unknown", "/", "/docs", "/docs/{file}", "/console/{file}", "/openapi.json", "/metrics"}
@@ -94,9 +124,8 @@ process_start_time_seconds 1764365400.25
 class Watching(unittest.TestCase):
     @staticmethod
     def scrape(process, **named):
-        scrape = canary.Scrape(f"process_start_time_seconds {process}\n")
-        scrape.counts = counts(**named)
-        return scrape
+        total = 'orchestrator_{}_total{{route="/images",status="200"}} {}\n'
+        return canary.Scrape(f"process_start_time_seconds {process}\n" + "".join(map(total.format, named, named.values())))
 
     def watched(self, *scrapes):
         watched = canary.Watched(since=1000)
@@ -113,6 +142,22 @@ class Watching(unittest.TestCase):
 
     def test_processes_behind_one_address_are_kept_apart(self):
         self.assertEqual(self.watched((10, 500), (20, 80), (10, 510), (20, 81), (10, 511)).counts()["requests"], 12)
+
+    def test_a_counter_that_falls_or_goes_within_one_process_is_refused(self):
+        watched = self.watched((10, 500), (10, 520), (20, 3))
+        for scrape in (self.scrape(10, requests=519), self.scrape(10), self.scrape(10, overruns=1)):
+            with self.assertRaises(canary.Unreadable):
+                watched.add(scrape)
+        self.assertEqual(watched.counts()["requests"], 20, "what was refused is not taken in")
+        watched.add(self.scrape(10, requests=520))
+
+    def test_one_series_that_falls_is_not_hidden_by_another_that_rises(self):
+        watched = canary.Watched(since=1000)
+        text = 'process_start_time_seconds 10\norchestrator_requests_total{{status="500"}} {}\n' \
+               'orchestrator_requests_total{{status="503"}} {}\n'
+        watched.add(canary.Scrape(text.format(50, 0)))
+        with self.assertRaises(canary.Unreadable):
+            watched.add(canary.Scrape(text.format(0, 60)))
 
     def test_a_process_that_is_met_late_counts_from_then_unless_it_is_new(self):
         self.assertEqual(self.watched((10, 500), (20, 80), (1001, 5)).counts()["requests"], 5)
@@ -185,10 +230,11 @@ class Judging(unittest.TestCase):
 
 
 class Fake:
-    """A service whose every request is work: a call, a picture, a stream; `bad` says which of them go wrong."""
+    """A service whose every request is work: a call, a picture, a stream; `bad` says which of them go wrong, and `more` is
+    what else it says once it has had a request. `seen` is called when it is asked after that."""
 
-    def __init__(self, bad=(), broken_after=0):
-        self.bad, self.broken_after = set(bad), broken_after
+    def __init__(self, bad=(), broken_after=0, more="", seen=lambda: None):
+        self.bad, self.broken_after, self.more, self.seen = set(bad), broken_after, more, seen
         self.requests = 0
         self.began = time.time() - 3600
         self.lock = threading.Lock()
@@ -197,6 +243,8 @@ class Fake:
         n, bad = self.requests, lambda what: self.requests // 4 if what in self.bad else 0
         if "no answer" in self.bad and n > self.broken_after:
             return 500, "out of order"
+        if n:
+            self.seen()
         return 200, f"""orchestrator_requests_total{{route="/images",method="GET",status="200"}} {n - bad("errors")}
 orchestrator_requests_total{{route="/images",method="GET",status="500"}} {bad("errors")}
 orchestrator_request_seconds_bucket{{route="/images",le="0.1"}} {n - bad("slow")}
@@ -214,6 +262,7 @@ orchestrator_ledger_lag_seconds {900 if "ledger" in self.bad and n else 0}
 orchestrator_budget_limit_usd 10
 orchestrator_budget_spent_usd {11 if "budget" in self.bad and n else 1}
 process_start_time_seconds {self.began}
+{self.more if n else ""}
 """
 
     def answer(self, path, key):
@@ -236,7 +285,8 @@ def serving(answer):
             self.send_response(status)
             self.send_header("Content-Length", str(len(text.encode())))
             self.end_headers()
-            self.wfile.write(text.encode())
+            with contextlib.suppress(ConnectionError):  # the reader has read enough
+                self.wfile.write(text.encode())
 
         do_POST = do_GET
 
@@ -386,6 +436,61 @@ class Rollouts(Stubbed):
                 self.assertEqual(self.service()["traffic"], {STABLE: 100})
                 self.assertEqual(self.service()["tags"], {}, "the bad one works on batches no longer")
 
+    def test_a_candidate_that_says_what_cannot_be_is_taken_back(self):
+        bucket = 'orchestrator_request_seconds_bucket{{route="/images/{{batchId}}"{}}} 1\n'.format
+        for more, what in (('orchestrator_overruns_total{a="b"} NaN', "not a finite number: 'NaN'"),
+                           ('orchestrator_requests_total{route="/batches",status="200"} +Inf', "not a finite number: '+Inf'"),
+                           (bucket(',le="x"'), "not a number: 'x'"), (bucket(""), "not a number: ''"),
+                           ("# " + "x" * (5 << 20), "more than 4194304 bytes")):
+            with self.subTest(what), self.played(Fake(more=more)):
+                self.deployed(revisions=2)
+                said = self.script("canary-rollout", "auto", *self.QUICK, status=1).stderr
+                self.assertIn(f"taken back at 10 %, all traffic to {STABLE}: no good answer: 3 times in a row, ", said)
+                self.assertIn(what, said)
+                self.assertEqual(self.service()["traffic"], {STABLE: 100})
+
+    def test_a_candidate_whose_counters_fall_is_taken_back(self):
+        falling = itertools.count(10 ** 9, -1)
+        candidate = Fake()
+        candidate.seen = lambda: setattr(candidate, "more", f'orchestrator_calls_total{{outcome="x"}} {next(falling)}')
+        with self.played(candidate):
+            said = self.script("canary-rollout", "auto", *self.QUICK, status=1).stderr
+        self.assertIn("3 times in a row, a counter of one process fell: orchestrator_calls_total", said)
+        self.assertEqual(self.service()["traffic"], {STABLE: 100})
+
+    def test_an_answer_that_does_not_end_is_read_no_further_than_a_good_one_would_be(self):
+        with self.endless() as (url, sent), self.played(Fake(), clients=False):
+            said = self.script("canary-rollout", "auto", *self.QUICK, status=1, STUB_SERVICE_CANDIDATE=url).stderr
+        self.assertIn("more than 4194304 bytes", said)
+        # What was on its way when it was cut off is in the buffers of the sockets.
+        self.assertLess(sum(sent), 64 << 20)
+        self.assertEqual(self.sent(), [])
+
+    @contextlib.contextmanager
+    def endless(self):
+        """The address of a service whose every answer goes on until it is cut off; and what it has sent."""
+        sent = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    while sum(sent) < 256 << 20:
+                        self.wfile.write(b"# " + b"x" * 65533 + b"\n")
+                        sent.append(65536)
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", sent
+        finally:
+            server.shutdown()
+            server.server_close()
+
     def test_what_turns_bad_at_a_later_step_goes_back_from_there(self):
         with self.played(Fake(["no answer"], broken_after=60)):
             said = self.script("canary-rollout", "auto", *self.QUICK, status=1).stderr
@@ -453,10 +558,65 @@ class Rollouts(Stubbed):
         self.assertIn("somebody else changed the traffic", said)
         self.assertEqual(self.sent(), [10, 0])
 
+    def fails(self, command, times=100):
+        """From now on, so many commands fail that begin so."""
+        (self.folder / "fail").write_text(f"{command}\n" * times)
+
+    def test_a_service_that_nobody_can_look_at_any_more_goes_back_all_the_same(self):
+        for times, silent in ((100, True), (2, False)):
+            with self.subTest(times):
+                (self.folder / "fail").unlink(missing_ok=True)
+                self.deployed(revisions=2)
+                once = itertools.count()
+                seen = lambda: next(once) or self.fails("run services describe", times)
+                with self.played(Fake(["errors"], seen=seen)):
+                    said = self.script("canary-rollout", "auto", *self.QUICK, status=1).stderr
+                self.assertIn(f"taken back at 10 %, all traffic to {STABLE}: 5xx answers", said)
+                self.assertEqual(said.count("it was told to fail"), 3 if silent else 2)
+                self.assertEqual("it goes back all the same" in said, silent)
+                self.assertEqual((self.service()["traffic"], self.service()["tags"]), ({STABLE: 100}, {}))
+
+    def test_where_gcloud_does_nothing_any_more_it_is_said_loudly(self):
+        once = itertools.count()
+        with self.played(Fake(["errors"], seen=lambda: next(once) or self.fails("run services"))):
+            said = self.script("canary-rollout", "auto", *self.QUICK, status=70).stderr
+        self.assertIn(f"{CANDIDATE} IS BAD AND STILL HAS 10 %: 5xx answers", said)
+        self.assertIn(f"\nNext: at once: gcloud run services update-traffic {SERVICE} --to-revisions={STABLE}=100", said)
+
+    def test_what_somebody_else_did_stays_though_the_first_look_fails(self):
+        with self.played(Fake()) as (candidate, _):
+            process, _ = self.start("auto", "--step-duration", "10h", "--poll", "0s")
+            self.script("rollback", STABLE)
+            self.fails("run services describe", 1)
+            candidate.broken_after = -1
+            candidate.bad.add("no answer")
+            said = process.stderr.read()
+        self.assertEqual(process.wait(), 1)
+        self.assertIn("somebody else changed the traffic", said)
+        self.assertEqual(self.sent(), [10, 0])
+
+    def test_who_breaks_off_in_the_middle_says_which_share_is_left(self):
+        left = f"\ncanary-rollout: {CANDIDATE} may have 10 %, and nobody watches\nNext: .*scripts/rollback {STABLE}\n\\Z"
+        broken = self.folder / "broken"
+        broken.mkdir()
+        (broken / "sitecustomize.py").write_text("import time\ndef sleep(_): raise RuntimeError('odd')\ntime.sleep = sleep\n")
+        with self.played(Fake()):
+            said = self.script("canary-rollout", "auto", *self.QUICK, status=70, PYTHONPATH=str(broken)).stderr
+            self.assertRegex(said, "canary-rollout: an error of its own: RuntimeError: odd" + left)
+        once = itertools.count()
+        with self.played(Fake(seen=lambda: next(once) or self.fails("run services describe", 1))):
+            said = self.script("canary-rollout", "auto", *self.QUICK, status=70).stderr
+        self.assertRegex(said, "this failed: gcloud run services describe .*" + left.split("Next")[0])
+        self.assertEqual(self.service()["traffic"], {STABLE: 90, CANDIDATE: 10})
+        self.script("rollback", STABLE)
+        self.deployed(revisions=2)
+        said = self.script("canary-rollout", "25", status=70, STUB_FAIL="run services update-traffic").stderr
+        self.assertIn(f"{CANDIDATE} may have 25 %", said)
+
     def test_a_way_back_that_fails_is_tried_again_and_then_said_loudly(self):
         with self.played(Fake(["errors"])):
             self.script("canary-rollout", "10")
-            failed = self.script("canary-rollout", "auto", *self.QUICK, status=1, STUB_FAIL="run services update-traffic")
+            failed = self.script("canary-rollout", "auto", *self.QUICK, status=70, STUB_FAIL="run services update-traffic")
             self.assertEqual(failed.stderr.count("it was told to fail"), 3)
             self.assertIn(f"{CANDIDATE} IS BAD AND STILL HAS 10 %", failed.stderr)
             self.assertIn(f"--to-revisions={STABLE}=100", failed.stderr.splitlines()[-1])
@@ -520,8 +680,12 @@ class Rollouts(Stubbed):
 
     def test_what_makes_no_sense_is_refused(self):
         for words in (["30"], [], ["auto", "--p95", "fast"], ["auto", "--errors", "5"], ["auto", "--errors", "500%"],
-                      ["auto", "--misses", "-1"], ["auto", "--poll", "30"]):
+                      ["auto", "--misses", "-1"], ["auto", "--poll", "30"], ["auto", "--misses", "0"]):
             self.script("canary-rollout", *words, status=64)
+        for name in ("SERVICE", "PROJECT", "REGION"):
+            for value in ("a/;e touch x;", "-a", "A", "a'", "a b", "a\n", "a" * 50):
+                refused = self.script("canary-rollout", "auto", status=64, **{name: value})
+                self.assertIn(f"{name} is not ", refused.stderr)
         self.assertIn("PROJECT is not set", self.script("canary-rollout", "auto", status=1, PROJECT="").stderr)
 
 

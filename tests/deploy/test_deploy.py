@@ -103,6 +103,24 @@ class Setup(Stubbed):
     def test_without_a_project_it_says_so(self):
         self.assertIn("PROJECT is not set", self.script("deploy-staging", status=1, PROJECT="").stderr)
 
+    def test_a_name_that_could_be_taken_for_something_else_is_refused(self):
+        self.sh("gcloud", "services", "enable", "monitoring.googleapis.com", CLOUDSDK_CORE_PROJECT="demo")
+        before, made = self.state(), self.folder / "made"
+        for name in ("SERVICE", "PROJECT", "REGION"):
+            for value in (f"x/;e touch {made};", f"' or __import__('os').system('touch {made}') or '", "-x", "x y", "x\ny", "X",
+                          "é", "x" * 50):
+                for script in (["deploy-staging", "--no-setup"], ["deploy-alerts"], ["promote"], ["rollback"], ["remote", "keys"]):
+                    said = self.script(*script, status=64, **{name: value}).stderr
+                    self.assertIn(f"{name} is not a name", said)
+        self.assertEqual((self.state(), made.exists()), (before, False))
+
+    def test_a_value_is_never_a_part_of_what_is_looked_for(self):
+        service = json.dumps({"status": {"traffic": [{"tag": "it's", "url": "here"}]}})
+        pick = lambda *words: self.sh("bash", "-euc", '. scripts/lib/cloud; printf %s "$1" | tagged "$2" "$3"', "x", service, *words)
+        self.assertEqual(pick("url", "it's").stdout, "here\n")
+        asked = pick("url", f"' or open('{self.folder / 'made'}', 'w') or '")
+        self.assertEqual((asked.stdout, asked.returncode, (self.folder / "made").exists()), ("\n", 0, False))
+
     def test_without_the_keys_of_a_person_nothing_is_made(self):
         refused = self.script("deploy-staging", "--image", IMAGE, status=1)
         self.assertIn("gcloud secrets create orchestrator-staging-gemini-api-key --data-file=-", refused.stderr)
@@ -374,6 +392,12 @@ class Requests(Stubbed):
         self.assertIn("this failed: a hundred pictures at", failed.stderr)
         self.assertEqual(batch("--dry-run", "--live", url).stdout.split()[1:4], ["loadtest", "--url", url])
         self.assertIn("ORCHESTRATOR_KEY is not set", self.script("run-100-batch", url, status=1).stderr)
+
+    def test_an_option_without_its_value_is_refused(self):
+        for name, option in (("run-100-batch", "--deadline"), ("run-100-batch", "--report"), ("seed-100-rows", "--file")):
+            for words in ([option], ["http://127.0.0.1:9", option], [option, ""]):
+                self.assertIn(f"{option} needs a value", self.script(name, *words, status=64).stderr)
+        self.script("run-100-batch", "--deadline", "soon", "http://127.0.0.1:9", status=64)
 
     def test_a_hundred_pictures_are_made_and_hold_every_gate(self):
         if subprocess.run([PROGRAM, "loadtest", "--help"], capture_output=True).returncode != 0:

@@ -5,6 +5,7 @@
 
 mod chart;
 mod course;
+mod faults;
 mod gates;
 mod links;
 mod page;

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::gates::{Gate, Observed, Verdict};
-use super::quantiles::{Quantiles, millis};
+use super::quantiles::{Quantiles, as_millis, millis};
 use super::run::Outcome;
 use crate::cli::output::{one_line, table};
 use crate::clock::Clock as _;
@@ -64,10 +64,6 @@ impl Times {
     pub(super) fn new(all: Vec<Duration>) -> Self {
         Self { quantiles: Quantiles::of(&all), all }
     }
-}
-
-fn as_millis<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_f64(millis(*time))
 }
 
 fn all_as_millis<S: serde::Serializer>(times: &[Duration], to: S) -> Result<S::Ok, S::Error> {

@@ -8,6 +8,7 @@ use crate::domain::ledger::LedgerLine;
 use crate::domain::money::MicroUsd;
 use crate::domain::state::Billing;
 
+const LEDGER_HINT: &str = "the ledger alone names another amount: see ledger-lines";
 const MONEY_HINT: &str = "if others spend meanwhile, give --shared";
 
 impl Observed {
@@ -104,10 +105,11 @@ impl Observed {
         } else {
             parts.push("budget not compared: a new day began".to_owned());
         }
+        let mut is_same_in_ledger = true;
         if let Some(Ok(lines)) = self.ledger.as_ref().map(|ledger| &ledger.lines) {
             let ledger = sum(lines.iter().map(|line| line.cost));
             parts.push(format!("ledger {}", shown(ledger)));
-            holds &= ledger == Some(batch);
+            is_same_in_ledger = ledger == Some(batch);
         }
         let (was, is) = (before.everyone.reserved, after.everyone.reserved);
         parts.push(format!("reserved {is}, was {was}"));
@@ -117,7 +119,8 @@ impl Observed {
         } else {
             "the same amount, and no more reserved than before"
         };
-        Judged::new(holds, parts.join(", "), limit).or(MONEY_HINT)
+        let hint = if holds { LEDGER_HINT } else { MONEY_HINT };
+        Judged::new(holds && is_same_in_ledger, parts.join(", "), limit).or(hint)
     }
 }
 

@@ -179,6 +179,15 @@ fn lines_of_the_ledger_that_are_missing_or_doubled_are_found() {
 }
 
 #[test]
+fn where_the_ledger_alone_differs_others_are_not_blamed() {
+    let hint = |change: fn(&mut Observed)| gate(Name::Sums, change).hint.unwrap();
+    let cut = hint(|of| drop(of.ledger.as_mut().unwrap().lines.as_mut().unwrap().remove(4)));
+    assert!(cut.contains("see ledger-lines") && !cut.contains("--shared"), "{cut}");
+    let spent = hint(|of| of.budget.1 = budget(8.05, 0.5));
+    assert!(spent.contains("--shared"), "{spent}");
+}
+
+#[test]
 fn a_ledger_that_is_off_names_its_switch() {
     let gate = gate(Name::Ledger, |of| of.metrics.1.ledger_lines = of.metrics.0.ledger_lines);
     assert_eq!(gate.verdict, Verdict::Failed);

@@ -1,8 +1,10 @@
-//! What all client commands share: where the service is, how its answers are shown, what happens on Ctrl-C.
+//! What all client commands share: where the service is, how its answers are shown, what happens on a stop signal.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+#[cfg(unix)]
+use std::task::Poll;
 
 use clap::Args;
 use serde::Deserialize;
@@ -106,11 +108,11 @@ impl Remote {
         *self.going_on.borrow_mut() = what;
     }
 
-    /// Does `work` until it ends or Ctrl-C comes.
+    /// Does `work` until it ends, or Ctrl-C or another signal that ends programs comes.
     pub(super) async fn unless_stopped(&self, work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
         let ended = tokio::select! {
             ended = work => ended,
-            _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted("stopped".to_owned())),
+            () = stop_signal() => Err(Failure::Interrupted("stopped".to_owned())),
         };
         self.screen.end();
         let hint = self.going_on.borrow();
@@ -153,5 +155,49 @@ impl Remote {
         ));
         let saver = folder.map(|folder| Saver::new(&self.client, &self.screen, batch, folder.path()));
         Watch::new(&self.client, &self.screen, batch, saver)
+    }
+}
+
+/// Waits for Ctrl-C, for SIGTERM, or for SIGHUP unless it is ignored, as `nohup` has it.
+#[cfg(unix)]
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let hangup = SignalKind::hangup();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), hangup];
+    let heard = kinds.into_iter().filter(|kind| *kind != hangup || !is_ignored(&status, hangup.as_raw_value()));
+    // One that cannot be listened for ends the program by itself.
+    let mut signals: Vec<_> = heard.filter_map(|kind| signal(kind).ok()).collect();
+    std::future::poll_fn(|context| {
+        let is_here = signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
+        if is_here { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// Waits for Ctrl-C.
+#[cfg(not(unix))]
+async fn stop_signal() {
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+/// Whether a process with this `/proc/self/status` ignores the signal; no, where there is none.
+#[cfg(unix)]
+fn is_ignored(status: &str, signal: i32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal - 1) & 1 == 1
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_that_is_ignored_is_seen_in_the_mask() {
+        let status = "Name:\tx\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001001\n";
+        assert!(is_ignored(status, 1) && is_ignored(status, 13) && !is_ignored(status, 2));
+        assert!(!is_ignored("", 1));
     }
 }

@@ -110,8 +110,9 @@ Send a batch to test a service with, and check that all of it was right.
 
 A live batch of --rows rows is submitted and followed by its progress stream, over two reconnects on purpose. What came of
 it is held against gates: batch, pictures, events, counters, budget, ledger and links have to agree. Each is shown with what
-was measured and its limit; a gate that was skipped never counts as passed. A batch that is not done by --deadline is
-cancelled.
+was measured and its limit. The run passes if a gate passed and every other one did too or was left out by --skip: one that
+was not judged, as the batch did not end or cannot be read, has not passed. A batch that is not done by --deadline, or cannot
+be followed any further, is cancelled; if that fails, how to stop it is said.
 
 Without --live nothing is spent: where pictures cost money, the run is priced and refused.
 
@@ -119,6 +120,8 @@ The service has to run with BUDGET_LEDGER_ENABLED=true, which is not the default
 
 The gates:
   time          the batch ended within --deadline
+  asked         rows, prompts, pictures and model are those that were asked for, and no picture is another one's: a permalink
+                each, and a file each where the synthetic provider draws them (elsewhere equal files are only counted)
   errors        fewer than 5 % of the pictures were not made
   progress      every event came once, in order, without a hole; as many image_complete as pictures
   requests      /metrics-lite counted the requests of this test
@@ -148,8 +151,9 @@ Examples:
   orchestrator loadtest --ledger ./data                          reads the ledger's lines too; also gs://BUCKET
   ORCHESTRATOR_TOKEN=$(gcloud auth print-identity-token) orchestrator loadtest --url https://… --live
 
-Exit codes: 0 no gate failed, 1 one did, 2 or 64 what was asked cannot be done, 69 the service is away, 75 the budget is
-used up, 77 the key is refused, 130 stopped by Ctrl-C; the batch goes on then, and how to stop it is said.";
+Exit codes: 0 gates passed and none failed, 1 one failed or was not judged, 2 or 64 what was asked cannot be done, 69 the
+service is away, 75 the budget is used up, 77 the key is refused, also where that comes in the middle of a run, which is
+reported as far as it went; 130 stopped by Ctrl-C, SIGTERM or SIGHUP: the batch goes on then, and how to stop it is said.";
 
 /// How completions are set up.
 pub(super) const COMPLETIONS: &str = "\

@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use orchestrator::domain::picture::Sha256Hex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -135,6 +137,11 @@ impl Going {
                 return;
             }
         }
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().unwrap().try_into().unwrap()), signal).unwrap();
     }
 
     /// Ends it as `kill -9` does.

@@ -1,6 +1,7 @@
 //! The load test, by the real program: a right service passes every gate, and whatever is wrong with one closes the gate
 //! that is there for it.
 
+mod broken;
 mod bucket;
 
 use std::path::Path;
@@ -32,8 +33,9 @@ fn gate<'r>(name: &str, report: &'r Value) -> &'r Value {
     report["gates"].as_array().unwrap().iter().find(|gate| gate["name"] == name).unwrap()
 }
 
-const ALL: [&str; 11] = [
+const ALL: [&str; 12] = [
     "time",
+    "asked",
     "errors",
     "progress",
     "requests",
@@ -102,7 +104,9 @@ async fn failing(desk: &Desk, options: &[&str]) -> (Value, String) {
     let report: Value = serde_json::from_str(&out).unwrap();
     let failed = with("failed", &report);
     assert!(!failed.is_empty() && report["passed"] == false, "{report}");
-    assert!(err.contains(&format!("the load test failed: {}\n", failed.join(", "))), "{err}");
+    let not_judged = with("not_judged", &report).len();
+    let others = if not_judged > 0 { format!(", {not_judged} gates not judged") } else { String::new() };
+    assert!(err.contains(&format!("the load test failed: {}{others}\n", failed.join(", "))), "{err}");
     (report, err)
 }
 
@@ -239,6 +243,19 @@ async fn a_service_that_answers_nothing_any_more_is_left_too() {
     service.signal(nix::sys::signal::Signal::SIGCONT);
 }
 
+#[tokio::test]
+async fn a_gate_that_was_not_judged_is_not_passed() {
+    let data = tempfile::tempdir().unwrap();
+    let service = paying(data.path()).with("SYNTHETIC_LATENCY", "1h").with("PROVIDER_TIMEOUT", "10m").start().await;
+    let desk = Desk::at(&service.url);
+    let command = ["loadtest", "--rows", "2", "--deadline", "2s", "--skip", "time", "--json"];
+    let (out, err) = desk.expect(1, &command).await;
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((with("failed", &report), with("passed", &report)), (vec![], vec![]));
+    assert_eq!((with("not_judged", &report).len(), &report["passed"]), (10, &json!(false)));
+    assert!(err.contains("the load test failed: 10 gates not judged"), "{err}");
+}
+
 /// What a load test says of a right service behind a proxy that tampers.
 async fn tampered(tampering: Tampering) -> Value {
     let data = tempfile::tempdir().unwrap();
@@ -297,6 +314,43 @@ async fn a_counter_that_does_not_count_right_fails_its_gate() {
     ] {
         let report = tampered(add(name, count)).await;
         assert_eq!(with("failed", &report), [failed], "{name} {count}: {report}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_is_not_the_one_that_was_asked_for_fails() {
+    let cut = Tampering::submission(|batch| batch["items"].as_array_mut().unwrap().truncate(1));
+    let other = Tampering::submission(|batch| {
+        for row in batch["items"].as_array_mut().unwrap() {
+            row["prompt"] = json!("x");
+        }
+    });
+    let renamed = Tampering::json("/images/bat_", |batch| batch["model"] = json!("cheap"));
+    let first = std::sync::Mutex::new(None);
+    let same = Tampering::json("/images/bat_", move |batch| {
+        let mut first = first.lock().unwrap();
+        for image in batch["items"].as_array_mut().into_iter().flatten().map(|row| &mut row["images"][0]) {
+            if image["state"] == "completed" {
+                let first = first.get_or_insert_with(|| image.clone());
+                for name in ["bytes", "sha256", "url", "permalink", "thumbnailUrl"] {
+                    image[name] = first[name].clone();
+                }
+            }
+        }
+    });
+    for (tampering, expected) in [
+        (
+            cut,
+            "1 rows, 1 picture, 1 permalinks, 1 different files of 1; the batch counts 1 picture; load-0002 is missing",
+        ),
+        (other, "; load-0001 has another prompt; load-0002 has another prompt"),
+        (renamed, "; the model is cheap"),
+        (same, "4 rows, 4 pictures, 1 permalinks, 1 different files of 4; pictures share a permalink"),
+    ] {
+        let report = tampered(tampering).await;
+        assert_eq!(with("failed", &report), ["asked"], "{report}");
+        let measured = gate("asked", &report)["measured"].as_str().unwrap();
+        assert!(measured.contains(expected), "{measured}");
     }
 }
 

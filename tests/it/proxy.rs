@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::Response;
+use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse as _;
 use futures_util::StreamExt as _;
 use serde_json::Value;
@@ -13,12 +13,26 @@ use tokio::net::TcpListener;
 
 /// What becomes of an answer: its path, its status, and its body.
 type Whole = dyn Fn(&str, &mut u16, &mut Vec<u8>) + Send + Sync;
+/// What becomes of a request: its path, and its body.
+type Asked = dyn Fn(&str, &mut Vec<u8>) -> Fate + Send + Sync;
 /// What becomes of an event of a stream: the lines that are sent in its place.
 type Event = dyn Fn(&str) -> Vec<String> + Send + Sync;
 
-/// How answers are changed.
+/// What a client gets for its request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// The service's answer.
+    Answered,
+    /// This status, and the service hears nothing of it.
+    Refused(u16),
+    /// Nothing, though the service got it.
+    Swallowed,
+}
+
+/// How requests and answers are changed.
 #[derive(Clone)]
 pub(crate) struct Tampering {
+    request: Arc<Asked>,
     whole: Arc<Whole>,
     event: Arc<Event>,
 }
@@ -26,7 +40,28 @@ pub(crate) struct Tampering {
 impl Tampering {
     /// Changes nothing.
     pub(crate) fn none() -> Self {
-        Self { whole: Arc::new(|_, _, _| {}), event: Arc::new(|event| vec![event.to_owned()]) }
+        Self {
+            request: Arc::new(|_, _| Fate::Answered),
+            whole: Arc::new(|_, _, _| {}),
+            event: Arc::new(|event| vec![event.to_owned()]),
+        }
+    }
+
+    /// Changes requests, or answers them itself.
+    pub(crate) fn requests(change: impl Fn(&str, &mut Vec<u8>) -> Fate + Send + Sync + 'static) -> Self {
+        Self { request: Arc::new(change), ..Self::none() }
+    }
+
+    /// Changes the JSON of the live submission.
+    pub(crate) fn submission(change: impl Fn(&mut Value) + Send + Sync + 'static) -> Self {
+        Self::requests(move |path, body| {
+            if is_live(path, body) {
+                let mut value = serde_json::from_slice(body).unwrap();
+                change(&mut value);
+                *body = value.to_string().into_bytes();
+            }
+            Fate::Answered
+        })
     }
 
     /// Changes answers that are not streams.
@@ -62,6 +97,11 @@ impl Tampering {
     }
 }
 
+/// Whether it is the submission of a batch that is made.
+pub(crate) fn is_live(path: &str, body: &[u8]) -> bool {
+    path == "/images" && String::from_utf8_lossy(body).contains(r#""runMode":"live""#)
+}
+
 struct Proxy {
     service: String,
     client: reqwest::Client,
@@ -81,13 +121,20 @@ pub(crate) async fn before(service: &str, tampering: Tampering) -> String {
 
 async fn pass(State(proxy): State<Arc<Proxy>>, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    let body = axum::body::to_bytes(body, 16 << 20).await.unwrap();
+    let mut body = axum::body::to_bytes(body, 16 << 20).await.unwrap().to_vec();
     let path = parts.uri.path_and_query().unwrap().as_str().to_owned();
+    let fate = (proxy.tampering.request)(&path, &mut body);
+    if let Fate::Refused(status) = fate {
+        return (StatusCode::from_u16(status).unwrap(), r#"{"code":"forbidden","detail":"no"}"#).into_response();
+    }
     let mut headers = parts.headers;
     headers.remove("host");
     headers.remove("content-length");
     let asked = proxy.client.request(parts.method, format!("{}{path}", proxy.service)).headers(headers).body(body);
     let answer = asked.send().await.unwrap();
+    if fate == Fate::Swallowed {
+        return std::future::pending().await;
+    }
     let (mut status, mut headers) = (answer.status().as_u16(), answer.headers().clone());
     headers.remove("content-length");
     headers.remove("transfer-encoding");

@@ -5,13 +5,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::faults::told;
 use crate::cli::client::Then;
 use crate::cli::sse::Frame;
 use crate::domain::ids::BatchId;
 use crate::domain::time::Timestamp;
-
-/// Faults that are told; the others are counted.
-const TOLD: usize = 3;
 
 /// What is read of every event.
 #[derive(Debug, Deserialize)]
@@ -76,12 +74,7 @@ impl Course {
 
     /// What was wrong with events, if anything was.
     pub(super) fn faults(&self) -> Option<String> {
-        let (first, others) = self.faults.split_at(self.faults.len().min(TOLD));
-        let mut told = first.join("; ");
-        if !others.is_empty() {
-            told = format!("{told}; and {} more", others.len());
-        }
-        (!told.is_empty()).then_some(told)
+        told(&self.faults)
     }
 
     /// Takes an event; whether the stream is to be opened again after it: after the first event, and halfway.

@@ -3,6 +3,7 @@
 //! Counters and sums are compared for equality: a load test expects to be alone. With others on the service, by
 //! `--shared`, what they may add to is compared as a lower bound.
 
+mod asked;
 mod money;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use serde::Serialize;
 pub(super) use self::money::is_charged;
 use super::course::Course;
 use super::links::Checked;
+use super::plan::Plan;
 use super::view::{Image, Metrics, Row};
 use crate::cli::view::{Batch, Budget};
 use crate::domain::ledger::LedgerLine;
@@ -33,6 +35,8 @@ const LINK_MIN_LEFT: Duration = Duration::from_mins(5);
 pub(super) enum Name {
     /// The batch ended within --deadline.
     Time,
+    /// Rows, prompts, pictures and model are those that were asked for, and each picture is one of its own.
+    Asked,
     /// Fewer than 5 % of the pictures were not made.
     Errors,
     /// Every event came once, in order, without a hole, over reconnects.
@@ -72,7 +76,7 @@ pub(super) enum Verdict {
     Failed,
     /// It was left out on purpose.
     Skipped,
-    /// It cannot be judged: the batch did not end.
+    /// It cannot be judged: the batch did not end, or what came of it cannot be read.
     NotJudged,
 }
 
@@ -111,6 +115,10 @@ pub(super) enum End {
     Done,
     /// Not within the deadline; what came of the cancel.
     Cut(String),
+    /// It could not be followed to its end; why, and what came of the cancel.
+    Broken(String),
+    /// By itself, but what came of it cannot be read; why.
+    Unread(String),
 }
 
 /// What the ledger itself has.
@@ -125,6 +133,14 @@ pub(super) struct Lines {
 /// Everything that was seen of a run.
 #[derive(Debug)]
 pub(super) struct Observed {
+    /// What was asked for.
+    pub(super) plan: Plan,
+    /// The model that was asked for, or the service's own by its word before.
+    pub(super) model: String,
+    /// The model that the batch was made with.
+    pub(super) made_with: String,
+    /// Whether the synthetic provider made the pictures.
+    pub(super) is_rehearsal: bool,
     pub(super) deadline: Duration,
     /// From the submission to the last event.
     pub(super) took: Duration,
@@ -202,6 +218,7 @@ impl Observed {
     fn look_at(&self, name: Name) -> Judged {
         match name {
             Name::Time => self.time(),
+            Name::Asked => self.asked(),
             Name::Errors => self.errors(),
             Name::Progress => self.progress(),
             Name::Requests => self.requests(),
@@ -217,14 +234,16 @@ impl Observed {
 
     fn time(&self) -> Judged {
         let limit = format!("under {}", seconds(self.deadline));
+        let counts = &self.batch.counts;
+        let ended = counts.completed.saturating_add(counts.failed);
+        let not_ended = |why: &str| format!("not ended: {ended} of {} pictures; {why}", counts.total);
+        let is_in_time = self.took < self.deadline;
         match &self.end {
-            End::Done => Judged::new(self.took < self.deadline, seconds(self.took), limit),
-            End::Cut(cancelled) => {
-                let counts = &self.batch.counts;
-                let ended = counts.completed.saturating_add(counts.failed);
-                let measured = format!("not ended: {ended} of {} pictures; {cancelled}", counts.total);
-                Judged::new(false, measured, limit).or("the service's log and GET /readyz say why calls wait")
-            }
+            End::Done => Judged::new(is_in_time, seconds(self.took), limit),
+            End::Unread(why) => Judged::new(is_in_time, format!("{}; {why}", seconds(self.took)), limit),
+            End::Broken(why) => Judged::new(false, not_ended(why), limit),
+            End::Cut(cancelled) => Judged::new(false, not_ended(cancelled), limit)
+                .or("the service's log and GET /readyz say why calls wait"),
         }
     }
 

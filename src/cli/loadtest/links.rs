@@ -7,6 +7,7 @@ use reqwest::Response;
 use reqwest::header::CONTENT_TYPE;
 use sha2::{Digest as _, Sha256};
 
+use super::faults::told;
 use super::view::{Image, Row};
 use crate::cli::client::{Client, innermost};
 use crate::cli::failure::Failure;
@@ -19,8 +20,6 @@ const AT_ONCE: usize = 8;
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Most bytes of a thumbnail that are read.
 const MAX_THUMBNAIL_BYTES: u64 = 16 << 20;
-/// Faults that are told; the others are counted.
-const TOLD: usize = 3;
 
 /// What came of the links.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,9 +39,7 @@ pub(super) struct Checked {
 impl Checked {
     /// The faults in a few words, if there are any.
     pub(super) fn told(&self) -> Option<String> {
-        let (first, others) = self.faults.split_at(self.faults.len().min(TOLD));
-        let more = if others.is_empty() { String::new() } else { format!("; and {} more", others.len()) };
-        (!first.is_empty()).then(|| first.join("; ") + &more)
+        told(&self.faults)
     }
 
     fn note(&mut self, name: &str, found: Found) {

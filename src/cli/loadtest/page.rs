@@ -94,8 +94,8 @@ pub(super) fn of(report: &Report) -> String {
 fn row(gate: &Gate) -> String {
     let class = match gate.verdict {
         Verdict::Passed => "passed",
-        Verdict::Failed => "failed",
-        Verdict::Skipped | Verdict::NotJudged => "quiet",
+        Verdict::Failed | Verdict::NotJudged => "failed",
+        Verdict::Skipped => "quiet",
     };
     let hint = gate.hint.as_ref().map(|hint| format!("<br><span class=\"quiet\">{}</span>", escaped(hint)));
     format!(

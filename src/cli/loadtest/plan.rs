@@ -32,13 +32,22 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// The pictures of all rows.
+    pub(super) fn pictures(&self) -> u32 {
+        self.rows.saturating_mul(self.variants)
+    }
+
+    /// Name and prompt of each row.
+    pub(super) fn rows(&self) -> impl Iterator<Item = (String, String)> {
+        let rows = (1..=self.rows).zip(PROMPTS.iter().cycle());
+        rows.map(|(row, prompt)| (format!("load-{row:04}"), format!("{prompt}; no. {row}")))
+    }
+
     /// The body for `mode`.
     pub(super) fn body(&self, mode: RunMode) -> String {
-        let items: Vec<Value> = (1..=self.rows)
-            .zip(PROMPTS.iter().cycle())
-            .map(|(row, prompt)| {
-                json!({"sceneId": format!("load-{row:04}"), "prompt": format!("{prompt}; no. {row}"), "variants": self.variants})
-            })
+        let items: Vec<Value> = self
+            .rows()
+            .map(|(scene, prompt)| json!({"sceneId": scene, "prompt": prompt, "variants": self.variants}))
             .collect();
         let mut batch = json!({"runMode": mode.as_str(), "items": items});
         if let Some(model) = &self.model {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::gates::{Gate, Observed, Verdict};
-use super::quantiles::{Quantiles, millis};
+use super::quantiles::{Quantiles, as_millis, millis};
 use super::run::Outcome;
 use crate::cli::output::{one_line, table};
 use crate::clock::Clock as _;
@@ -20,7 +20,7 @@ use crate::domain::time::Timestamp;
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Report {
-    /// Whether no gate failed.
+    /// Whether a gate passed, and each other one passed or was left out on purpose.
     pub(super) passed: bool,
     pub(super) url: String,
     /// Of the program that asked.
@@ -66,10 +66,6 @@ impl Times {
     }
 }
 
-fn as_millis<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_f64(millis(*time))
-}
-
 fn all_as_millis<S: serde::Serializer>(times: &[Duration], to: S) -> Result<S::Ok, S::Error> {
     to.collect_seq(times.iter().map(|time| millis(*time)))
 }
@@ -85,10 +81,10 @@ pub(super) struct About {
 
 impl Report {
     pub(super) fn new(about: About, outcome: Outcome, gates: Vec<Gate>) -> Self {
-        let Outcome { observed, submissions, tally } = outcome;
+        let Outcome { observed, submissions, tally, .. } = outcome;
         let Observed { batch, course, took, shared, .. } = observed;
         Self {
-            passed: gates.iter().all(|gate| gate.verdict != Verdict::Failed),
+            passed: passed(&gates),
             url: about.url,
             version: env!("CARGO_PKG_VERSION"),
             ended_at: SystemClock::new().now(),
@@ -111,10 +107,23 @@ impl Report {
         }
     }
 
-    /// The names of the gates that failed.
-    pub(super) fn failed(&self) -> Vec<String> {
-        let failed = self.gates.iter().filter(|gate| gate.verdict == Verdict::Failed);
-        failed.map(|gate| gate.name.text()).collect()
+    /// The names of the gates with this verdict.
+    fn with(&self, verdict: Verdict) -> Vec<String> {
+        self.gates.iter().filter(|gate| gate.verdict == verdict).map(|gate| gate.name.text()).collect()
+    }
+
+    /// Why the test did not pass: the gates that failed, and that others were not judged, or none.
+    pub(super) fn reasons(&self) -> Vec<String> {
+        let mut reasons = self.with(Verdict::Failed);
+        match self.with(Verdict::NotJudged).len() {
+            0 => {}
+            1 => reasons.push("1 gate not judged".to_owned()),
+            count => reasons.push(format!("{count} gates not judged")),
+        }
+        if reasons.is_empty() && !self.passed {
+            reasons.push("every gate was skipped".to_owned());
+        }
+        reasons
     }
 
     /// As JSON.
@@ -170,13 +179,18 @@ impl Report {
             readable(self.took),
             if self.rehearsal { format!("priced at {cost}, nothing paid") } else { cost }
         );
-        let failed = self.failed();
-        if failed.is_empty() {
+        if self.passed {
             format!("{made} No gate failed.")
         } else {
-            format!("{made} Failed: {}.", failed.join(", "))
+            format!("{made} Failed: {}.", self.reasons().join(", "))
         }
     }
+}
+
+/// Whether gates say that all is well: what was not judged is not passed, and nothing passes where nothing was looked at.
+fn passed(gates: &[Gate]) -> bool {
+    let is_good = |gate: &Gate| matches!(gate.verdict, Verdict::Passed | Verdict::Skipped);
+    gates.iter().all(is_good) && gates.iter().any(|gate| gate.verdict == Verdict::Passed)
 }
 
 /// A time with three digits or so.

@@ -1,7 +1,6 @@
-//! One run from its first look at the service to its last: sends the batch, follows it to its end or to the deadline, and
-//! gathers what the gates are judged by. Judges nothing.
+//! One run from its first look at the service to its last: has the batch sent and followed, and gathers what the gates are
+//! judged by. Judges nothing.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,18 +8,16 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::course::Course;
+use super::follow::Followed;
 use super::gates::{End, Lines, Observed, is_charged};
 use super::links;
 use super::plan::Plan;
 use super::view::{Catalogue, Image, Metrics, Row, Rows};
 use crate::cli::client::{Body, Tally};
 use crate::cli::failure::Failure;
-use crate::cli::output::program;
 use crate::cli::remote::Remote;
 use crate::cli::view::{Batch, Budget, Estimate};
 use crate::cli::watch::{PAGE, Pages};
-use crate::clock::{IdSource as _, RandomIds};
 use crate::domain::ids::BatchId;
 use crate::domain::ledger::LedgerLine;
 use crate::domain::spec::RunMode;
@@ -33,8 +30,6 @@ use crate::service::charges;
 const DRY_RUNS: usize = 20;
 /// How long one question beside the batch may go without an answer.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// The same once the deadline has passed.
-const LITTLE_PATIENCE: Duration = Duration::from_secs(10);
 /// How often the counters are looked at while charges are waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 const A_DAY: u64 = 86_400;
@@ -69,6 +64,8 @@ pub(super) struct Outcome {
     pub(super) submissions: Vec<Duration>,
     /// What was asked of the service.
     pub(super) tally: Tally,
+    /// Why it did not go to its end, if an error is why.
+    pub(super) broken: Option<Failure>,
 }
 
 /// Money and counters at one moment.
@@ -81,10 +78,28 @@ struct Look {
     at: Instant,
 }
 
+/// What came of a batch.
+struct Gathered {
+    batch: Batch,
+    rows: Vec<Row>,
+    made_with: String,
+    links: Option<links::Checked>,
+    charged: Charged,
+    after: Look,
+}
+
+impl Gathered {
+    /// Nothing of `batch` was looked at since `before`.
+    fn nothing(batch: Batch, before: Look) -> Self {
+        let (rows, made_with) = (Vec::new(), String::new());
+        Self { batch, rows, made_with, links: None, charged: Charged::default(), after: before }
+    }
+}
+
 /// One run.
 pub(super) struct Run<'a> {
-    remote: &'a Remote,
-    wanted: &'a Wanted,
+    pub(super) remote: &'a Remote,
+    pub(super) wanted: &'a Wanted,
 }
 
 impl<'a> Run<'a> {
@@ -107,29 +122,36 @@ impl<'a> Run<'a> {
         let before = self.look().await?;
         let mut submissions = vec![price.took];
         self.measure_dry_runs(&mut submissions).await?;
-        let followed = self.follow().await?;
-        submissions.push(followed.submitted_in);
-        let (batch, rows, links, charged, after) = if followed.end == End::Done {
-            let (batch, rows) = self.read(followed.batch.id).await?;
-            let links = if self.wanted.follows_links { Some(self.check_links(&rows).await) } else { None };
-            let charged = self.wait_for_ledger(&before, &batch, &rows).await?;
-            (batch, rows, links, charged, self.look().await?)
-        } else {
-            // The service may be stuck altogether, and nothing else is judged.
-            (followed.batch, Vec::new(), None, Charged::default(), before.clone())
+        let Followed { batch, course, mut end, submitted_in, took, mut broken } = self.follow().await?;
+        submissions.push(submitted_in);
+        let gathered = if end == End::Done { self.gather(&before, batch.id).await.map(Some) } else { Ok(None) };
+        // Where it did not end the service may be stuck altogether, and nothing else is judged.
+        let nothing = || Gathered::nothing(batch, before.clone());
+        let gathered = match gathered {
+            Ok(gathered) => gathered.unwrap_or_else(nothing),
+            Err(failure) => {
+                end = End::Unread(failure.to_string());
+                broken.get_or_insert(failure);
+                nothing()
+            }
         };
+        let Gathered { batch, rows, made_with, links, charged, after } = gathered;
         let ledger = self.wanted.ledger.as_ref();
         let ledger = ledger.map(|(place, _)| Lines { place: place.clone(), lines: charged.lines });
         let asked = |of: fn(&Look) -> u64| of(&after) - of(&before);
         let streams =
             self.remote.client.tally().answered.iter().filter(|asked| asked.path.ends_with("/events")).count();
         let observed = Observed {
+            plan: self.wanted.plan.clone(),
+            model: self.wanted.plan.model.clone().unwrap_or_else(|| price.estimate.model.clone()),
+            made_with,
+            is_rehearsal: price.is_free,
             deadline: self.wanted.deadline,
-            took: followed.took,
+            took,
             watched: after.at - before.at,
-            end: followed.end,
+            end,
             batch,
-            course: followed.course,
+            course,
             streams: u32::try_from(streams).unwrap_or(u32::MAX),
             rows,
             metrics: (before.metrics, after.metrics),
@@ -142,7 +164,15 @@ impl<'a> Run<'a> {
             links,
             shared: self.wanted.shared,
         };
-        Ok(Outcome { observed, submissions, tally: self.remote.client.tally() })
+        Ok(Outcome { observed, submissions, tally: self.remote.client.tally(), broken })
+    }
+
+    /// Looks at what came of the batch.
+    async fn gather(&self, before: &Look, batch: BatchId) -> Result<Gathered, Failure> {
+        let (batch, made_with, rows) = self.read(batch).await?;
+        let links = if self.wanted.follows_links { Some(self.check_links(&rows).await) } else { None };
+        let charged = self.wait_for_ledger(before, &batch, &rows).await?;
+        Ok(Gathered { batch, rows, made_with, links, charged, after: self.look().await? })
     }
 
     async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
@@ -174,18 +204,19 @@ impl<'a> Run<'a> {
     }
 
     /// Reads the whole batch.
-    async fn read(&self, batch: BatchId) -> Result<(Batch, Vec<Row>), Failure> {
+    async fn read(&self, batch: BatchId) -> Result<(Batch, String, Vec<Row>), Failure> {
         let (mut head, mut rows, mut pages) = (None, Vec::new(), Pages::default());
         let mut path = format!("/images/{batch}?limit={PAGE}");
         loop {
             let body: Value = self.get(&path).await?;
             let unexpected = |error| Failure::Unexpected(format!("the service answered something unexpected: {error}"));
             let page = Batch::deserialize(&body).map_err(unexpected)?;
-            rows.extend(Rows::deserialize(&body).map_err(unexpected)?.items);
+            let Rows { model, items } = Rows::deserialize(&body).map_err(unexpected)?;
+            rows.extend(items);
             pages.turn(&page)?;
             let next = page.next_cursor.clone();
-            let head = head.get_or_insert(page);
-            let Some(cursor) = next else { return Ok((head.clone(), rows)) };
+            let (head, model) = head.get_or_insert((page, model));
+            let Some(cursor) = next else { return Ok((head.clone(), model.clone(), rows)) };
             let cursor: String = url::form_urlencoded::byte_serialize(cursor.as_bytes()).collect();
             path = format!("/images/{batch}?limit={PAGE}&cursor={cursor}");
         }
@@ -202,90 +233,6 @@ impl<'a> Run<'a> {
         let checked = links::check(&self.remote.client, rows, |done| screen.count(&counts(done))).await;
         screen.end();
         checked
-    }
-}
-
-/// A batch that was followed.
-struct Followed {
-    /// As it was accepted, or cancelled.
-    batch: Batch,
-    course: Course,
-    end: End,
-    submitted_in: Duration,
-    took: Duration,
-}
-
-impl Run<'_> {
-    /// Sends the batch and follows it, until it ends or the deadline is there; then it is cancelled.
-    async fn follow(&self) -> Result<Followed, Failure> {
-        let begun = Instant::now();
-        let mut sent: Batch = match timeout(self.wanted.deadline, self.submit()).await {
-            Ok(sent) => sent?,
-            Err(_) => return Err(self.silent("the submission was not answered before the deadline")),
-        };
-        let submitted_in = begun.elapsed();
-        self.remote.screen.say(&format!("The batch is {}.", sent.id));
-        self.remote.screen.start("", &sent.counts);
-        self.remote.goes_on(format!(
-            "{} goes on without you. To stop it: {} cancel {}{}",
-            sent.id,
-            program(),
-            sent.id,
-            self.remote.at
-        ));
-        let course = RefCell::new(Course::new(sent.id, sent.counts.total));
-        let left = self.wanted.deadline.saturating_sub(begun.elapsed());
-        let followed = timeout(left, self.to_the_end(sent.id, &course)).await;
-        let took = begun.elapsed();
-        self.remote.screen.end();
-        let (end, took) = match followed {
-            Ok(ended) => (ended.map(|()| End::Done)?, took),
-            Err(_) => self.cut(&mut sent, took).await,
-        };
-        self.remote.goes_on(String::new());
-        Ok(Followed { batch: sent, course: course.into_inner(), end, submitted_in, took })
-    }
-
-    async fn submit(&self) -> Result<Batch, Failure> {
-        let name = RandomIds::default().next().to_string();
-        let body = Body::json(self.wanted.plan.body(RunMode::Live));
-        self.remote.goes_on("Whether the batch was accepted is not known: GET /images lists what there is.".to_owned());
-        self.remote.client.post_once("/images", Some(body), Some(&name)).await
-    }
-
-    async fn to_the_end(&self, batch: BatchId, course: &RefCell<Course>) -> Result<(), Failure> {
-        loop {
-            let last = course.borrow().last();
-            let take = async |event| {
-                self.remote.screen.show(&event);
-                course.borrow_mut().take(&event)
-            };
-            self.remote.client.follow_as(batch, last, take).await?;
-            let found: Batch = self.remote.client.get(&format!("/images/{batch}?limit=1")).await?;
-            self.remote.screen.count(&found.counts);
-            if found.finished_at.is_some() {
-                return Ok(());
-            }
-        }
-    }
-
-    /// The deadline is there: stops the batch, unless it ended and only its stream did not say so.
-    async fn cut(&self, batch: &mut Batch, took: Duration) -> (End, Duration) {
-        self.remote.screen.say("The deadline is there: stopping the batch.");
-        let path = format!("/images/{}/cancel", batch.id);
-        // One that ended stays as it is.
-        match within(LITTLE_PATIENCE, self.remote.client.post_again::<Batch>(&path, None)).await {
-            Ok(found) => *batch = found,
-            Err(failure) => return (End::Cut(format!("it could not be cancelled: {failure}")), took),
-        }
-        match batch.lasted() {
-            Some(lasted) if batch.counts.cancelled == 0 => (End::Done, lasted),
-            _ => (End::Cut("cancelled".to_owned()), took),
-        }
-    }
-
-    fn silent(&self, reason: &str) -> Failure {
-        Failure::Unreachable { base: self.remote.client.base().to_owned(), reason: reason.to_owned() }
     }
 }
 
@@ -351,7 +298,11 @@ async fn soon<T>(asked: impl Future<Output = Result<T, Failure>>) -> Result<T, F
     within(PATIENCE, asked).await
 }
 
-async fn within<T>(patience: Duration, asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+/// The answer, if it comes within `patience`.
+pub(super) async fn within<T>(
+    patience: Duration,
+    asked: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     match timeout(patience, asked).await {
         Ok(answered) => answered,
         Err(_) => Err(Failure::Unexpected(format!("the service gives no answer within {} s", patience.as_secs()))),

@@ -29,6 +29,7 @@ pub(super) struct Catalogue {
 /// A page of a batch's rows, with all that is checked of their pictures.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Rows {
+    pub(super) model: String,
     pub(super) items: Vec<Row>,
 }
 
@@ -36,6 +37,7 @@ pub(super) struct Rows {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Row {
     pub(super) scene_id: String,
+    pub(super) prompt: String,
     pub(super) images: Vec<Image>,
 }
 

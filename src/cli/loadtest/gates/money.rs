@@ -8,8 +8,8 @@ use crate::domain::ledger::LedgerLine;
 use crate::domain::money::MicroUsd;
 use crate::domain::state::Billing;
 
+const LEDGER_HINT: &str = "the ledger alone names another amount: see ledger-lines";
 const MONEY_HINT: &str = "if others spend meanwhile, give --shared";
-const LEDGER_HINT: &str = "the ledger differs: see ledger-lines";
 
 impl Observed {
     /// The fewest and the most charges that the pictures can have caused: a call that was tried again after its outcome
@@ -105,24 +105,22 @@ impl Observed {
         } else {
             parts.push("budget not compared: a new day began".to_owned());
         }
-        let (was, is) = (before.everyone.reserved, after.everyone.reserved);
-        holds &= self.shared || was == is;
-        let mut hint = MONEY_HINT;
+        let mut is_same_in_ledger = true;
         if let Some(Ok(lines)) = self.ledger.as_ref().map(|ledger| &ledger.lines) {
             let ledger = sum(lines.iter().map(|line| line.cost));
             parts.push(format!("ledger {}", shown(ledger)));
-            if holds && ledger != Some(batch) {
-                hint = LEDGER_HINT;
-            }
-            holds &= ledger == Some(batch);
+            is_same_in_ledger = ledger == Some(batch);
         }
+        let (was, is) = (before.everyone.reserved, after.everyone.reserved);
         parts.push(format!("reserved {is}, was {was}"));
+        holds &= self.shared || was == is;
         let limit = if self.shared {
             "the same amount; the budget may have spent more"
         } else {
             "the same amount, and no more reserved than before"
         };
-        Judged::new(holds, parts.join(", "), limit).or(hint)
+        let hint = if holds { LEDGER_HINT } else { MONEY_HINT };
+        Judged::new(holds && is_same_in_ledger, parts.join(", "), limit).or(hint)
     }
 }
 

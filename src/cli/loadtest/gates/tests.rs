@@ -7,21 +7,31 @@ use crate::domain::money::MicroUsd;
 const BATCH: &str = "bat_01KB0000000000000000000000";
 const SOON: &str = "2026-11-24T12:00:00Z";
 
-fn image(state: &str, billing: &str, cost: f64) -> Value {
-    json!({"variant": 1, "state": state, "url": "/a", "thumbnailUrl": null, "permalink": "/p", "bytes": 1,
-        "sha256": "00", "cost": cost, "billing": billing, "attempts": 1, "error": null})
+const PLAN: Plan = Plan { rows: 21, variants: 1, model: None };
+
+fn scene(row: u32) -> String {
+    format!("load-{row:04}")
+}
+
+fn prompt(row: u32) -> String {
+    PLAN.rows().find(|(name, _)| *name == scene(row)).unwrap().1
+}
+
+fn image(row: u32, state: &str, billing: &str, cost: f64) -> Value {
+    json!({"variant": 1, "state": state, "url": "/a", "thumbnailUrl": null, "permalink": format!("/p/{row}"), "bytes": 1,
+        "sha256": format!("{row:02}"), "cost": cost, "billing": billing, "attempts": 1, "error": null})
 }
 
 fn line(row: u32) -> LedgerLine {
     let id = format!("01KB0000000000000000000{row:03}");
     serde_json::from_value(json!({"id": format!("chg_{id}"), "ts": 1, "userId": "u", "jobId": BATCH,
-        "sceneId": format!("s-{row}"), "variant": 1, "attemptId": format!("att_{id}"), "prompt": "", "images": 1,
+        "sceneId": scene(row), "variant": 1, "attemptId": format!("att_{id}"), "prompt": "", "images": 1,
         "cost": 0.05, "model": "m", "outcome": "charged", "requestId": null}))
     .unwrap()
 }
 
 fn event(number: u64, kind: &str, row: u32) -> Frame {
-    let data = json!({"type": kind, "batchId": BATCH, "seq": number, "ts": number, "sceneId": format!("s-{row}"),
+    let data = json!({"type": kind, "batchId": BATCH, "seq": number, "ts": number, "sceneId": scene(row),
         "variant": 1, "urlExpiresAt": SOON});
     Frame { id: number.to_string(), event: kind.to_owned(), data: data.to_string() }
 }
@@ -41,11 +51,11 @@ fn right() -> Observed {
     course.take(&event(22, "image_failed", 21));
     course.take(&event(23, "done", 0));
     let mut rows: Vec<Value> = (1..=20)
-        .map(|row| json!({"sceneId": format!("s-{row}"), "images": [image("completed", "charged", 0.05)]}))
+        .map(|row| json!({"sceneId": scene(row), "prompt": prompt(row), "images": [image(row, "completed", "charged", 0.05)]}))
         .collect();
-    let mut failed = image("failed", "not_charged", 0.0);
+    let mut failed = image(21, "failed", "not_charged", 0.0);
     failed["error"] = json!({"code": "provider_error"});
-    rows.push(json!({"sceneId": "s-21", "images": [failed]}));
+    rows.push(json!({"sceneId": scene(21), "prompt": prompt(21), "images": [failed]}));
     let counts = json!({"total": 21, "queued": 0, "running": 0, "completed": 20, "failed": 1, "cancelled": 0});
     let batch = json!({"batchId": BATCH, "state": "partial", "estimatedCost": 1.05, "actualCost": 1,
         "unknownCost": 0, "lastEvent": 23, "counts": counts});
@@ -60,6 +70,10 @@ fn right() -> Observed {
     let after =
         Metrics { requests: 107, errors: 1, images_generated: 23, images_failed: 3, ledger_lines: 23, ..before };
     Observed {
+        plan: PLAN,
+        model: "m".into(),
+        made_with: "m".into(),
+        is_rehearsal: true,
         deadline: Duration::from_mins(10),
         took: Duration::from_secs(3),
         watched: Duration::from_secs(4),
@@ -136,7 +150,7 @@ fn whatever_is_wrong_fails_its_own_gate_and_no_other() {
                 of.course.take(&event(23, "done", 0));
             }),
         ),
-        ("links", Box::new(|of| of.links.as_mut().unwrap().faults.push("s-1 v1: gone".into()))),
+        ("links", Box::new(|of| of.links.as_mut().unwrap().faults.push("load-0001 v1: gone".into()))),
         ("links", Box::new(|of| of.links.as_mut().unwrap().pictures -= 1)),
         ("links", Box::new(|of| of.links = None)),
     ];
@@ -177,7 +191,54 @@ fn lines_of_the_ledger_that_are_missing_or_doubled_are_found() {
     let sums = gate(Name::Sums, |of| drop(lines(of).remove(4)));
     assert_eq!(sums.hint.as_deref(), Some("the ledger differs: see ledger-lines"));
     let gate = gate(Name::LedgerLines, |of| drop(lines(of).remove(4)));
-    assert_eq!(gate.measured, "19 lines in data; none for s-5 v1 and 0 other charged pictures");
+    assert_eq!(gate.measured, "19 lines in data; none for load-0005 v1 and 0 other charged pictures");
+}
+
+#[test]
+fn what_was_not_asked_for_fails_the_gate_that_names_it() {
+    fn first(of: &mut Observed) -> &mut Image {
+        &mut of.rows[0].images[0]
+    }
+    type Change = fn(&mut Observed);
+    let cases: [(Change, &str); 10] = [
+        (|of| of.plan.rows = 22, "the batch counts 21 pictures; load-0022 is missing"),
+        (|of| of.batch.counts.total = 1, "; the batch counts 1 picture"),
+        (|of| of.plan.variants = 2, "the batch counts 21 pictures; load-0001 has other variants"),
+        (|of| of.made_with = "cheap".into(), "; the model is cheap"),
+        (|of| of.rows[0].prompt = "x".into(), "; load-0001 has another prompt"),
+        (|of| of.rows[0].scene_id = scene(2), "load-0002 was not asked for, or not twice"),
+        (
+            |of| drop(of.rows.remove(3)),
+            "20 rows, 20 pictures, 20 permalinks, 19 different files of 19; load-0004 is missing",
+        ),
+        (|of| first(of).variant = 2, "; load-0001 has other variants"),
+        (
+            |of| first(of).permalink = "/p/2".into(),
+            "21 pictures, 20 permalinks, 20 different files of 20; pictures share a permalink",
+        ),
+        (|of| first(of).sha256 = Some("02".into()), "19 different files of 20; pictures are the same file"),
+    ];
+    for (at, (change, expected)) in cases.into_iter().enumerate() {
+        let gate = gate(Name::Asked, change);
+        assert_eq!(gate.verdict, Verdict::Failed, "case {at}: {gate:?}");
+        assert!(gate.measured.contains(expected), "case {at}: {gate:?}");
+    }
+    // Of a provider that is paid nobody knows whether it draws the same twice; it is told all the same.
+    let paid = gate(Name::Asked, |of| {
+        of.is_rehearsal = false;
+        first(of).sha256 = Some("02".into());
+    });
+    assert_eq!(paid.verdict, Verdict::Passed);
+    assert_eq!(paid.measured, "21 rows, 21 pictures, 21 permalinks, 19 different files of 20");
+}
+
+#[test]
+fn where_the_ledger_alone_differs_others_are_not_blamed() {
+    let hint = |change: fn(&mut Observed)| gate(Name::Sums, change).hint.unwrap();
+    let cut = hint(|of| drop(of.ledger.as_mut().unwrap().lines.as_mut().unwrap().remove(4)));
+    assert!(cut.contains("see ledger-lines") && !cut.contains("--shared"), "{cut}");
+    let spent = hint(|of| of.budget.1 = budget(8.05, 0.5));
+    assert!(spent.contains("--shared"), "{spent}");
 }
 
 #[test]
@@ -295,6 +356,15 @@ fn after_a_deadline_only_the_time_is_judged_and_nothing_passes() {
         assert_eq!(gate.verdict, expected, "{gate:?}");
     }
     assert_eq!(gates[0].measured, "not ended: 5 of 21 pictures; cancelled");
+}
+
+#[test]
+fn what_cannot_be_read_leaves_the_time_and_nothing_else_to_judge() {
+    let mut observed = right();
+    observed.end = End::Unread("gone".into());
+    let gates = observed.judge(&[]);
+    assert_eq!((gates[0].verdict, &*gates[0].measured), (Verdict::Passed, "3.0 s; gone"));
+    assert!(gates[1..].iter().all(|gate| gate.verdict == Verdict::NotJudged), "{gates:?}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn report(verdict: Verdict) -> Report {
         },
     ];
     Report {
-        passed: verdict != Verdict::Failed,
+        passed: passed(&gates),
         url: "https://o.example".into(),
         version: "1",
         ended_at: Timestamp::from_millis(0),
@@ -78,6 +78,23 @@ fn a_person_reads_which_gate_failed_and_why() {
     }
     let text = report(Verdict::Skipped).as_text();
     assert!(text.contains("skipped") && text.contains("No gate failed."), "{text}");
+}
+
+#[test]
+fn what_was_not_judged_is_not_passed_and_neither_is_nothing() {
+    let of_time = |time: Verdict, other: Verdict| {
+        let mut report = report(other);
+        report.gates[0].verdict = time;
+        report.passed = passed(&report.gates);
+        (report.passed, report.reasons())
+    };
+    assert_eq!(of_time(Verdict::Passed, Verdict::Skipped), (true, vec![]));
+    assert_eq!(of_time(Verdict::Skipped, Verdict::NotJudged), (false, vec!["1 gate not judged".to_owned()]));
+    assert_eq!(of_time(Verdict::Passed, Verdict::NotJudged), (false, vec!["1 gate not judged".to_owned()]));
+    assert_eq!(of_time(Verdict::NotJudged, Verdict::NotJudged), (false, vec!["2 gates not judged".to_owned()]));
+    assert_eq!(of_time(Verdict::Skipped, Verdict::Skipped), (false, vec!["every gate was skipped".to_owned()]));
+    let text = report(Verdict::NotJudged).as_text();
+    assert!(text.contains("Failed: 1 gate not judged.") && !text.contains("No gate failed"), "{text}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::domain::ledger::LedgerLine;
 use crate::domain::money::MicroUsd;
 use crate::domain::state::Billing;
 
-const LEDGER_HINT: &str = "the ledger alone names another amount: see ledger-lines";
+const LEDGER_HINT: &str = "the ledger differs: see ledger-lines";
 const MONEY_HINT: &str = "if others spend meanwhile, give --shared";
 
 impl Observed {

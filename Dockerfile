@@ -9,9 +9,9 @@ WORKDIR /src
 
 # Dependencies first, below an empty program: this layer is built again only when they change.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src benches \
+RUN mkdir -p src benches/bench \
     && echo 'fn main() {}' > src/main.rs \
-    && touch src/lib.rs benches/job.rs \
+    && touch src/lib.rs benches/bench/main.rs \
     && cargo build --release --locked
 
 COPY . .

@@ -9,6 +9,7 @@ import pathlib
 import re
 import stat
 import subprocess
+import tomllib
 import unittest
 
 import yaml
@@ -81,7 +82,11 @@ class Files(unittest.TestCase):
 
     def test_the_image_gets_every_file_that_the_build_reads(self):
         allowed = [ROOT / line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
-        wanted = {ROOT / "Cargo.toml", ROOT / "Cargo.lock", ROOT / "migrations", ROOT / "benches/job.rs"}
+        manifest = tomllib.loads((ROOT / "Cargo.toml").read_text())
+        benches = [bench["path"] for bench in manifest["bench"]]
+        for path in benches:
+            self.assertIn(f" {path} ", (ROOT / "Dockerfile").read_text(), "cargo wants it before the sources are there")
+        wanted = {ROOT / "Cargo.toml", ROOT / "Cargo.lock", ROOT / "migrations", *(ROOT / path for path in benches)}
         for source in (ROOT / "src").rglob("*.rs"):
             if "tests" in source.stem:
                 continue

@@ -1489,7 +1489,7 @@ export interface components {
             oldestSeconds: number;
             /**
              * Format: int64
-             * @description Pictures that wait.
+             * @description Pictures that wait, those included that are made ready for their call.
              */
             queued: number;
             /**
@@ -1509,7 +1509,7 @@ export interface components {
             resetsAt: string;
             /**
              * Format: int64
-             * @description Pictures that are made ready, or whose call was started.
+             * @description Pictures whose call was started.
              */
             running: number;
             /**

@@ -14,7 +14,7 @@ const FIRST: f64 = 4.0;
 const LEAST: f64 = 0.1;
 /// Calls are never further apart, whatever the limit: what a provider bears is found out by calls alone.
 const FURTHEST: Duration = Duration::from_secs(10);
-/// The share of what was refused that is gone back to quickly: half of the way each second.
+/// The share of what was refused that is gone back to quickly, within a few seconds.
 const SAFE: f64 = 0.9;
 /// How much it grows in a second above that.
 const FEELING: f64 = 0.01;
@@ -27,7 +27,7 @@ const CHANGED: f64 = 1.1;
 const FAILING: f64 = 0.2;
 /// A provider that takes this many times as long as it used to is asked for no more.
 const SLOWER: f64 = 2.0;
-/// How much of the way to a newer time the recent one goes with each answer: no single answer says much.
+/// How much of the way to a newer time, or share of failures, a recent one goes with each call: none says much alone.
 const RECENT: f64 = 0.1;
 /// How much of the way to the recent time the usual one goes in a second: a provider may be slower from a day on.
 const USUAL: f64 = 1.0 / 3_600.0;
@@ -140,17 +140,13 @@ impl Limit {
 
     /// The provider asked to slow down. What was sent before is halved once for all.
     pub(super) fn slow_down(&mut self, now: Duration, started: Duration, under_way: u32) {
-        let reduced_at = match self {
-            Self::Fixed(limit) => &mut limit.reduced_at,
-            Self::Adaptive(limit) => &mut limit.reduced_at,
-        };
-        if reduced_at.is_some_and(|at| started <= at) {
-            return;
-        }
-        *reduced_at = Some(now);
         match self {
-            Self::Fixed(limit) => limit.allowed = under_way.div_ceil(2).clamp(1, limit.allowed.max(1)),
-            Self::Adaptive(limit) => limit.halve(now, LEAST),
+            Self::Fixed(limit) => {
+                if is_news(&mut limit.reduced_at, now, started) {
+                    limit.allowed = under_way.div_ceil(2).clamp(1, limit.allowed.max(1));
+                }
+            }
+            Self::Adaptive(limit) => limit.halve(now, started, LEAST),
         }
     }
 
@@ -158,12 +154,20 @@ impl Limit {
     pub(super) fn failed(&mut self, now: Duration, started: Duration) {
         if let Self::Adaptive(limit) = self {
             limit.failing += (1.0 - limit.failing) * RECENT;
-            if limit.failing > FAILING && limit.reduced_at.is_none_or(|at| started > at) {
-                limit.reduced_at = Some(now);
-                limit.halve(now, 1.0);
+            if limit.failing > FAILING {
+                limit.halve(now, started, 1.0);
             }
         }
     }
+}
+
+/// Whether a call that was sent at `started` came after the last reduction; takes note of one more if so.
+fn is_news(reduced_at: &mut Option<Duration>, now: Duration, started: Duration) -> bool {
+    let is_news = reduced_at.is_none_or(|at| started > at);
+    if is_news {
+        *reduced_at = Some(now);
+    }
+    is_news
 }
 
 impl Adaptive {
@@ -175,7 +179,11 @@ impl Adaptive {
         }
     }
 
-    fn halve(&mut self, now: Duration, least: f64) {
+    /// Halves the limit, not below `least`, unless the call was sent before it was last halved.
+    fn halve(&mut self, now: Duration, started: Duration, least: f64) {
+        if !is_news(&mut self.reduced_at, now, started) {
+            return;
+        }
         if std::mem::replace(&mut self.was_answered, false) {
             self.refused_at = Some(self.allowed);
         }

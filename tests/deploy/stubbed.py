@@ -87,6 +87,19 @@ def program(folder, keys, **settings):
 
 
 @contextlib.contextmanager
+def listening(handler):
+    """The address of a server on loopback whose requests `handler` answers."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextlib.contextmanager
 def pretender(answers):
     """A service that answers `METHOD PATH` or, for who shows no key, `anonymous`, as it is told: (status, body)."""
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -104,13 +117,8 @@ def pretender(answers):
         def log_message(self, *_):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(Handler) as url:
+        yield url
 
 
 def blocks(section, document="RUNBOOK.md"):

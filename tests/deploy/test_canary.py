@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 
-from stubbed import PROGRAM, ROOT, SERVICE, Stubbed, program
+from stubbed import PROGRAM, ROOT, SERVICE, Stubbed, listening, program
 
 sys.path.insert(0, str(ROOT / "scripts/lib"))
 import canary  # noqa: E402
@@ -293,14 +293,8 @@ def serving(answer):
         def log_message(self, *_):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(Handler) as url:
+        yield url
 
 
 class Rollouts(Stubbed):
@@ -483,13 +477,8 @@ class Rollouts(Stubbed):
             def log_message(self, *_):
                 pass
 
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", sent
-        finally:
-            server.shutdown()
-            server.server_close()
+        with listening(Handler) as url:
+            yield url, sent
 
     def test_what_turns_bad_at_a_later_step_goes_back_from_there(self):
         with self.played(Fake(["no answer"], broken_after=60)):

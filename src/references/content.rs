@@ -9,7 +9,6 @@ mod preparer;
 
 mod cost;
 mod rows;
-mod shrink;
 
 use std::io::Cursor;
 
@@ -17,11 +16,12 @@ use bytes::Bytes;
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
 use image::metadata::Orientation;
-use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
 pub use self::preparer::{Hashed, Preparer};
 
 use super::ReferenceError;
+use crate::assets::picture::shrink;
 use crate::domain::picture::PictureFormat;
 
 /// Longest side of a picture that goes on to a provider, in pixels. Larger ones are scaled down.
@@ -139,7 +139,7 @@ fn decode_whole(
     decoder.set_limits(limits).map_err(|error| undecodable(&error))?;
     // Damaged metadata is no reason to refuse good pixels.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let picture = shrink::in_place(to_eight_bits(read(decoder)?), MAX_SENT_SIDE).ok_or_else(damaged)?;
+    let picture = shrink::in_place(shrink::to_eight_bits(read(decoder)?), MAX_SENT_SIDE).ok_or_else(damaged)?;
     Ok((picture, orientation))
 }
 
@@ -174,14 +174,6 @@ fn undecodable(error: &ImageError) -> ReferenceError {
     match error {
         ImageError::Limits(_) => ReferenceError::TooLarge("it takes too much memory to decode".to_owned()),
         _ => damaged(),
-    }
-}
-
-fn to_eight_bits(picture: DynamicImage) -> DynamicImage {
-    match picture.color() {
-        ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8 => picture,
-        color if color.has_alpha() => DynamicImage::ImageRgba8(picture.into_rgba8()),
-        _ => DynamicImage::ImageRgb8(picture.into_rgb8()),
     }
 }
 

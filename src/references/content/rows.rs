@@ -6,8 +6,8 @@ use image::DynamicImage;
 use image::metadata::Orientation;
 use png::Transformations;
 
-use super::shrink::{Shrinker, of_samples};
 use super::{MAX_SENT_SIDE, MAX_SIDE, OWN_PAGES, check_pixels, damaged};
+use crate::assets::picture::shrink;
 use crate::references::ReferenceError;
 
 /// What the reader may use beside the picture, in bytes: two rows, and what it unpacks of metadata.
@@ -32,15 +32,6 @@ pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<Option<(DynamicIma
     let exif = reader.info().exif_metadata.as_deref();
     // Damaged metadata is no reason to refuse good pixels.
     let orientation = exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
-    let channels = u8::try_from(reader.output_color_type().0.samples()).map_err(|_| damaged())?;
-    let mut shrinker = Shrinker::new(size, channels, MAX_SENT_SIDE);
-    let (width, height) = shrinker.size();
-    let mut samples = Vec::with_capacity((width as usize * height as usize * usize::from(channels)).max(OWN_PAGES));
-    while let Some(row) = reader.next_row().map_err(|_| damaged())? {
-        if let Some(line) = shrinker.add(row.data()) {
-            samples.extend_from_slice(line);
-        }
-    }
-    let picture = of_samples((width, height), channels, samples).ok_or_else(damaged)?;
+    let picture = shrink::by_rows(&mut reader, MAX_SENT_SIDE, Vec::with_capacity(OWN_PAGES)).ok_or_else(damaged)?;
     Ok(Some((picture, orientation)))
 }

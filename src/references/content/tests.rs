@@ -96,7 +96,7 @@ fn transparency_is_kept_and_sixteen_bits_become_eight() {
     assert_eq!(image::load_from_memory(&prepared.bytes).unwrap().into_rgba8().get_pixel(0, 0).0, [9, 8, 7, 0]);
     let deep = DynamicImage::ImageRgb16(ImageBuffer::from_pixel(4, 4, Rgb([65_535, 0, 0])));
     let prepared = prepare(encoded(&deep, ImageFormat::Png), MAX_PIXELS).unwrap();
-    assert_eq!(image::load_from_memory(&prepared.bytes).unwrap().color(), ColorType::Rgb8);
+    assert_eq!(image::load_from_memory(&prepared.bytes).unwrap().color(), image::ColorType::Rgb8);
 }
 
 #[test]

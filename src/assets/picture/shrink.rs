@@ -1,15 +1,18 @@
 //! Scaling down by averages, a row at a time: what is large is never held as a whole.
 
-use image::{DynamicImage, GrayAlphaImage, GrayImage, RgbImage, RgbaImage};
+use std::io::{BufRead, Seek};
+
+use image::{ColorType, DynamicImage, GrayAlphaImage, GrayImage, RgbImage, RgbaImage};
 
 /// Averages rows into the rows of a smaller picture. Takes 8 bits a channel.
-pub(super) struct Shrinker {
+struct Shrinker {
     size: (u32, u32),
     height: u32,
     channels: usize,
     /// How many pixels become one, for each pixel of a row that comes out.
     across: Vec<u32>,
-    /// Of the row that is being made, pixel by pixel and channel by channel.
+    /// Of the rows that become one, sample by sample: rows are added as a whole, which is a few instructions for many
+    /// samples, and pixels are put together once they are.
     sums: Vec<u32>,
     /// Rows in `sums`.
     rows: u32,
@@ -19,30 +22,19 @@ pub(super) struct Shrinker {
 
 impl Shrinker {
     /// For a picture of `width` and `height`, whose longest side shall be `longest` at most.
-    pub(super) fn new((width, height): (u32, u32), channels: u8, longest: u32) -> Self {
+    fn new((width, height): (u32, u32), channels: u8, longest: u32) -> Self {
         let size = fit((width, height), longest);
         let channels = usize::from(channels);
         let start = |x: u32| scale(x, width, size.0, u64::div_ceil);
         let across: Vec<u32> = (0..size.0).map(|x| start(x + 1) - start(x)).collect();
-        let samples = across.len() * channels;
-        let (sums, line) = (vec![0; samples], vec![0; samples]);
+        let (sums, line) = (vec![0; width as usize * channels], vec![0; across.len() * channels]);
         Self { size, height, channels, across, sums, rows: 0, taken: 0, line }
     }
 
-    /// Width and height of what comes out.
-    pub(super) fn size(&self) -> (u32, u32) {
-        self.size
-    }
-
     /// Takes the next row; returns one that is done.
-    pub(super) fn add(&mut self, row: &[u8]) -> Option<&[u8]> {
-        let mut pixels = row.chunks_exact(self.channels);
-        for (count, sums) in self.across.iter().zip(self.sums.chunks_exact_mut(self.channels)) {
-            for pixel in pixels.by_ref().take(*count as usize) {
-                for (sum, sample) in sums.iter_mut().zip(pixel) {
-                    *sum += u32::from(*sample);
-                }
-            }
+    fn add(&mut self, row: &[u8]) -> Option<&[u8]> {
+        for (sum, sample) in self.sums.iter_mut().zip(row) {
+            *sum += u32::from(*sample);
         }
         let belongs_to = |row| scale(row, self.size.1, self.height, |a, b| a / b);
         self.rows += 1;
@@ -50,20 +42,41 @@ impl Shrinker {
         if belongs_to(self.taken - 1) == belongs_to(self.taken) {
             return None;
         }
-        let of_pixel = self.sums.chunks_exact_mut(self.channels).zip(self.line.chunks_exact_mut(self.channels));
-        for (count, (sums, line)) in self.across.iter().zip(of_pixel) {
+        let mut rest = self.sums.as_slice();
+        for (&count, line) in self.across.iter().zip(self.line.chunks_exact_mut(self.channels)) {
+            let (block, after) = rest.split_at_checked(count as usize * self.channels)?;
+            rest = after;
             let pixels = count * self.rows;
-            for (sum, sample) in sums.iter_mut().zip(line) {
-                *sample = u8::try_from((std::mem::take(sum) + pixels / 2) / pixels).unwrap_or(u8::MAX);
+            for (channel, sample) in line.iter_mut().enumerate() {
+                let sum: u32 = block.iter().skip(channel).step_by(self.channels).sum();
+                *sample = u8::try_from((sum + pixels / 2) / pixels).unwrap_or(u8::MAX);
             }
         }
+        self.sums.fill(0);
         self.rows = 0;
         Some(&self.line)
     }
 }
 
+/// What `reader` reads, with a longest side of `longest` at most, written into `samples`. The rows must come in order
+/// and with 8 bits a channel. `None` if the file is damaged.
+pub(crate) fn by_rows(
+    reader: &mut png::Reader<impl BufRead + Seek>,
+    longest: u32,
+    mut samples: Vec<u8>,
+) -> Option<DynamicImage> {
+    let channels = u8::try_from(reader.output_color_type().0.samples()).ok()?;
+    let mut shrinker = Shrinker::new(reader.info().size(), channels, longest);
+    while let Some(row) = reader.next_row().ok()? {
+        if let Some(line) = shrinker.add(row.data()) {
+            samples.extend_from_slice(line);
+        }
+    }
+    of_samples(shrinker.size, channels, samples)
+}
+
 /// `picture` with a longest side of `longest` at most, in the memory that it has.
-pub(super) fn in_place(picture: DynamicImage, longest: u32) -> Option<DynamicImage> {
+pub(crate) fn in_place(picture: DynamicImage, longest: u32) -> Option<DynamicImage> {
     let size = (picture.width(), picture.height());
     if size.0.max(size.1) <= longest {
         return Some(picture);
@@ -80,11 +93,20 @@ pub(super) fn in_place(picture: DynamicImage, longest: u32) -> Option<DynamicIma
         written += line.len();
     }
     samples.truncate(written);
-    of_samples(shrinker.size(), channels, samples)
+    of_samples(shrinker.size, channels, samples)
+}
+
+/// The picture with 8 bits a channel.
+pub(crate) fn to_eight_bits(picture: DynamicImage) -> DynamicImage {
+    match picture.color() {
+        ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8 => picture,
+        color if color.has_alpha() => DynamicImage::ImageRgba8(picture.into_rgba8()),
+        _ => DynamicImage::ImageRgb8(picture.into_rgb8()),
+    }
 }
 
 /// The picture with these samples; `None` if they are not as many as they must be.
-pub(super) fn of_samples((width, height): (u32, u32), channels: u8, samples: Vec<u8>) -> Option<DynamicImage> {
+pub(crate) fn of_samples((width, height): (u32, u32), channels: u8, samples: Vec<u8>) -> Option<DynamicImage> {
     Some(match channels {
         1 => DynamicImage::ImageLuma8(GrayImage::from_raw(width, height, samples)?),
         2 => DynamicImage::ImageLumaA8(GrayAlphaImage::from_raw(width, height, samples)?),

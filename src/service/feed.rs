@@ -4,10 +4,15 @@
 //! the next one is on. The streams of one batch share their pages: who asks first reads and renders,
 //! the others get the same bytes. So a slow stream, a late one and one that comes back after a restart
 //! are the same thing, and no event can be skipped.
+//!
+//! Thousands of streams wake at the same moment. What is new is rendered before they do, and each then takes it with
+//! a look at shared memory: no lock is waited for, and no timer is set, for an event.
+
+mod reader;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +22,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::reader::Reader;
 use super::batches::ServiceError;
 use super::links::{Links, MINTED_AT_ONCE};
 use super::read::permalink;
@@ -29,7 +35,7 @@ use crate::domain::spec::SceneId;
 use crate::domain::state::Billing;
 use crate::domain::time::Timestamp;
 use crate::store::{EventRow, Store};
-use crate::telemetry::metrics::{Metrics, StreamEnd};
+use crate::telemetry::metrics::Metrics;
 
 /// The pause after which a client that lost its stream comes back.
 pub const RETRY: Duration = Duration::from_secs(1);
@@ -101,12 +107,22 @@ impl Frame {
 struct Feed {
     batch: BatchId,
     /// Rendered events by page, each page without a hole from its start.
-    pages: tokio::sync::Mutex<BTreeMap<u64, Vec<Frame>>>,
+    pages: RwLock<BTreeMap<u64, Vec<Frame>>>,
+    /// Held by whoever reads and renders, who alone changes the pages.
+    rendering: tokio::sync::Mutex<()>,
     /// How many of them are counted in [`Feeds::kept`].
     counted: AtomicUsize,
     kept: Arc<AtomicUsize>,
-    /// The number of the last event there is, as far as the follower knows.
-    last: watch::Sender<u64>,
+    reached: watch::Sender<Reached>,
+}
+
+/// How far a batch has come, as far as the follower knows.
+#[derive(Debug, Clone, Copy)]
+struct Reached {
+    /// The number of the last event there is.
+    last: u64,
+    /// The service stops.
+    draining: bool,
 }
 
 impl Feeds {
@@ -143,17 +159,7 @@ impl Feeds {
         }
         let feed = self.feed(batch, row.last_event);
         self.metrics.stream_opened();
-        let ends_at = self.rules.max_life.map(|life| tokio::time::Instant::now() + life);
-        let reader = Reader {
-            feeds: self.clone(),
-            feed,
-            sent: after,
-            page: VecDeque::new(),
-            just_filled: false,
-            over: false,
-            end: StreamEnd::Left,
-            ends_at,
-        };
+        let reader = Reader::new(self.clone(), feed, after);
         let retry = Bytes::from(format!("retry: {}\n\n", RETRY.as_millis()));
         let frames = stream::unfold(reader, |mut reader| async move { Some((reader.next().await?, reader)) });
         Ok(Subscription::Frames(stream::iter([retry]).chain(frames).boxed()))
@@ -173,10 +179,11 @@ impl Feeds {
         feeds.retain(|_, feed| feed.strong_count() > 0);
         let feed = Arc::new(Feed {
             batch,
-            pages: tokio::sync::Mutex::default(),
+            pages: RwLock::default(),
+            rendering: tokio::sync::Mutex::default(),
             counted: AtomicUsize::new(0),
             kept: self.kept.clone(),
-            last: watch::Sender::new(last),
+            reached: watch::Sender::new(Reached { last, draining: false }),
         });
         feeds.insert(batch, Arc::downgrade(&feed));
         let follower = self.clone().follow(Arc::downgrade(&feed), batch);
@@ -186,50 +193,65 @@ impl Feeds {
 
     /// Tells the streams of a batch how far it has come, for as long as somebody watches it.
     async fn follow(self: Arc<Self>, feed: Weak<Feed>, batch: BatchId) {
+        tokio::select! {
+            () = self.draining.cancelled() => {}
+            () = self.watch(&feed, batch) => return,
+        }
+        if let Some(feed) = feed.upgrade() {
+            feed.reached.send_modify(|reached| reached.draining = true);
+        }
+    }
+
+    async fn watch(&self, feed: &Weak<Feed>, batch: BatchId) {
         let mut hints = self.store.hints().batches();
         loop {
             {
                 let Some(feed) = feed.upgrade() else { return };
                 match self.store.load_progress(batch).await {
-                    Ok(progress) => feed.reached(progress.map_or(0, |(last, _)| last)),
+                    Ok(progress) => self.reached(&feed, progress.map_or(0, |(last, _)| last)).await,
                     Err(error) => tracing::warn!(%batch, %error, "cannot read progress; streams wait"),
                 }
             }
             let told = hints.heard_of(|other| other == batch);
-            tokio::select! {
-                () = self.draining.cancelled() => return,
-                _ = tokio::time::timeout(self.rules.poll, told) => {}
-            }
+            drop(tokio::time::timeout(self.rules.poll, told).await);
+        }
+    }
+
+    /// Wakes the streams if there are events that they do not know of.
+    async fn reached(&self, feed: &Feed, last: u64) {
+        let known = feed.reached.borrow().last;
+        if last > known {
+            // For the streams that are not behind. One that cannot get it asks for itself, and finds out why.
+            drop(self.page(feed, known).await);
+            feed.reached.send_modify(|reached| reached.last = last);
         }
     }
 
     /// The events after number `sent` on the page of the next one, read and rendered if nobody did yet.
     async fn page(&self, feed: &Feed, sent: u64) -> Result<VecDeque<Frame>, ServiceError> {
-        let index = sent / PAGE;
-        let mut pages = feed.pages.lock().await;
-        let page = pages.entry(index).or_default();
-        let now = self.clock.now();
-        if page.iter().any(|frame| !frame.is_good(now)) {
-            page.clear();
+        if let Some(frames) = feed.rendered(sent, self.clock.now()) {
+            return Ok(frames);
         }
-        let known = page.last().map_or(index * PAGE, |frame| frame.number);
+        let _turn = feed.rendering.lock().await;
+        let now = self.clock.now();
+        if let Some(frames) = feed.rendered(sent, now) {
+            return Ok(frames);
+        }
+        let index = sent / PAGE;
+        let known = feed.forget_stale(index, now).unwrap_or(index * PAGE);
+        let mut new = Vec::new();
         if known <= sent {
             let rest = u32::try_from((index + 1) * PAGE - known).unwrap_or(u32::MAX);
             let rows = self.store.load_events(feed.batch, known, rest).await?;
             self.metrics.events_read.inc_by(rows.len() as u64);
             let mut frames = stream::iter(rows).map(|row| self.render(feed.batch, row)).buffered(MINTED_AT_ONCE);
             while let Some(frame) = frames.next().await {
-                page.push(frame?);
+                new.push(frame?);
             }
         }
-        let frames = page.iter().filter(|frame| frame.number > sent).cloned().collect();
         let crowded = self.kept.load(Ordering::Relaxed) > TOTAL_PAGES;
-        while pages.len() > if crowded { 1 } else { SHARED_PAGES } {
-            let oldest = pages.keys().copied().find(|other| *other != index);
-            oldest.map(|oldest| pages.remove(&oldest));
-        }
-        feed.count(pages.len());
-        Ok(frames)
+        feed.add(index, new, if crowded { 1 } else { SHARED_PAGES });
+        Ok(feed.after(sent))
     }
 
     async fn render(&self, batch: BatchId, row: EventRow) -> Result<Frame, ServiceError> {
@@ -318,113 +340,50 @@ fn json<T: Serialize>(batch_id: BatchId, seq: u64, at: Timestamp, body: &T) -> R
 }
 
 impl Feed {
+    /// The rendered events after number `sent` on the page of the next one.
+    fn after(&self, sent: u64) -> VecDeque<Frame> {
+        let pages = self.pages.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(page) = pages.get(&(sent / PAGE)) else { return VecDeque::new() };
+        page.iter().skip(page.partition_point(|frame| frame.number <= sent)).cloned().collect()
+    }
+
+    /// The same; `None` if there is none, or a link among them is not fresh.
+    fn rendered(&self, sent: u64, now: Timestamp) -> Option<VecDeque<Frame>> {
+        let frames = self.after(sent);
+        (!frames.is_empty() && frames.iter().all(|frame| frame.is_good(now))).then_some(frames)
+    }
+
+    /// Removes the page if a link on it is not fresh; the number of the last event that is on it then.
+    fn forget_stale(&self, index: u64, now: Timestamp) -> Option<u64> {
+        let mut pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
+        let page = pages.get_mut(&index)?;
+        if page.iter().any(|frame| !frame.is_good(now)) {
+            page.clear();
+        }
+        page.last().map(|frame| frame.number)
+    }
+
+    /// Adds to a page; keeps `most` pages, this one and the last ones.
+    fn add(&self, index: u64, new: Vec<Frame>, most: usize) {
+        let mut pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
+        pages.entry(index).or_default().extend(new);
+        while pages.len() > most {
+            let oldest = pages.keys().copied().find(|other| *other != index);
+            oldest.map(|oldest| pages.remove(&oldest));
+        }
+        self.count(pages.len());
+    }
+
     /// Says how many pages this batch keeps now.
     fn count(&self, pages: usize) {
         let before = self.counted.swap(pages, Ordering::Relaxed);
         self.kept.fetch_add(pages, Ordering::Relaxed);
         self.kept.fetch_sub(before, Ordering::Relaxed);
     }
-
-    /// Wakes the streams if there are events that they do not know of.
-    fn reached(&self, last: u64) {
-        self.last.send_if_modified(|known| {
-            let is_new = last > *known;
-            *known = last.max(*known);
-            is_new
-        });
-    }
 }
 
 impl Drop for Feed {
     fn drop(&mut self) {
         self.count(0);
-    }
-}
-
-/// One stream.
-struct Reader {
-    feeds: Arc<Feeds>,
-    feed: Arc<Feed>,
-    /// The number of the last event that was sent.
-    sent: u64,
-    page: VecDeque<Frame>,
-    /// Whether the page came just now: its links are as fresh as they get.
-    just_filled: bool,
-    over: bool,
-    /// Why it ends, as soon as it does not go on; until then only a client that leaves ends it.
-    end: StreamEnd,
-    ends_at: Option<tokio::time::Instant>,
-}
-
-impl Reader {
-    /// The next frame, or the end of the stream.
-    async fn next(&mut self) -> Option<Bytes> {
-        let mut last = self.feed.last.subscribe();
-        loop {
-            if self.over {
-                return None;
-            }
-            if self.feeds.draining.is_cancelled() {
-                return self.ended(StreamEnd::Draining);
-            }
-            if self.ends_at.is_some_and(|end| tokio::time::Instant::now() >= end) {
-                return self.ended(StreamEnd::TimeLimit);
-            }
-            if !self.just_filled && self.page.front().is_some_and(|frame| !frame.is_good(self.feeds.clock.now())) {
-                // A slow client took so long that the links would have too little left: render them anew.
-                self.page.clear();
-            }
-            if let Some(frame) = self.page.pop_front() {
-                self.just_filled = false;
-                self.sent = frame.number;
-                if frame.done && self.page.is_empty() && frame.number >= *last.borrow() {
-                    self.ended(StreamEnd::Done);
-                }
-                return Some(frame.bytes);
-            }
-            let known = *last.borrow_and_update();
-            if known > self.sent {
-                // On the heap while it lasts: each stream would keep the room for it otherwise, some KB.
-                Box::pin(self.fill()).await;
-                if !self.page.is_empty() {
-                    continue;
-                }
-            }
-            tokio::select! {
-                () = self.feeds.draining.cancelled() => return self.ended(StreamEnd::Draining),
-                () = until(self.ends_at) => return self.ended(StreamEnd::TimeLimit),
-                _ = last.changed() => {}
-                () = tokio::time::sleep(HEARTBEAT) => return Some(Bytes::from_static(b":\n\n")),
-            }
-        }
-    }
-
-    async fn fill(&mut self) {
-        match self.feeds.page(&self.feed, self.sent).await {
-            Ok(frames) => (self.page, self.just_filled) = (frames, true),
-            Err(error) => {
-                tracing::warn!(batch = %self.feed.batch, %error, "cannot read progress; the stream ends");
-                self.ended(StreamEnd::Failed);
-            }
-        }
-    }
-
-    /// Nothing more is sent, for this reason.
-    fn ended(&mut self, end: StreamEnd) -> Option<Bytes> {
-        (self.over, self.end) = (true, end);
-        None
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.feeds.metrics.stream_closed(self.end);
-    }
-}
-
-async fn until(moment: Option<tokio::time::Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
-        None => std::future::pending().await,
     }
 }

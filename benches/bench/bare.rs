@@ -1,6 +1,9 @@
 //! The baselines: the simplest programs that do the same, each as a process of its own.
 
 use std::convert::Infallible;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -22,15 +25,17 @@ use crate::service::{Books, books, raise_file_limit};
 pub(crate) async fn run(words: &[String]) {
     let number = |index: usize| words[index].parse::<usize>().unwrap();
     match words[0].as_str() {
-        "loop" => call_decode_write(&words[1], number(2), number(3)).await,
+        "loop" => call_decode_write(&words[1], number(2), number(3), false).await,
+        "durable-loop" => call_decode_write(&words[1], number(2), number(3), true).await,
         "broadcast" => serve(broadcast(number(1), number(2))).await,
         "answer" => serve(answer(number(1))).await,
         other => panic!("no such baseline: {other}"),
     }
 }
 
-/// Call, decode, write; nothing else. Says how long it took and what it used.
-async fn call_decode_write(url: &str, pictures: usize, at_once: usize) {
+/// Call, decode, write; nothing else, unless a picture that was written is to survive a power cut. Says how long it
+/// took and what it used.
+async fn call_decode_write(url: &str, pictures: usize, at_once: usize, is_durable: bool) {
     let folder = tempfile::tempdir().unwrap();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let calls = (0..pictures).map(|number| {
@@ -42,13 +47,24 @@ async fn call_decode_write(url: &str, pictures: usize, at_once: usize) {
             let answer: Value = serde_json::from_slice(&answer).unwrap();
             let data = answer["candidates"][0]["content"]["parts"][0]["inlineData"]["data"].as_str().unwrap();
             let picture = base64::engine::general_purpose::STANDARD.decode(data).unwrap();
-            tokio::fs::write(path, picture).await.unwrap();
+            if is_durable {
+                tokio::task::spawn_blocking(move || write_durably(&path, &picture)).await.unwrap().unwrap();
+            } else {
+                tokio::fs::write(path, picture).await.unwrap();
+            }
         }
     });
     let start = Instant::now();
     futures_util::stream::iter(calls).for_each_concurrent(at_once, |call| call).await;
     let (wall, used) = (start.elapsed(), books(std::process::id()));
     println!("{}", json!([wall.as_secs_f64(), used.cpu.as_secs_f64(), used.peak_mib]));
+}
+
+fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    File::open(path.parent().unwrap())?.sync_all()
 }
 
 /// Streams that all get the same messages of `bytes` bytes, two each `pause_ms`, as [`EventSource`] has them.

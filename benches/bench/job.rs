@@ -33,6 +33,7 @@ pub(crate) async fn usual(arguments: &Arguments, table: &mut Table) {
     measure(arguments, table, "1.3 MB, 0 ms, no thumbnails", &large_picture(), job, &without).await;
     let job = Job { pictures: 2_000, ..job };
     measure(arguments, table, "50 KB, 0 ms", &small_picture(), job, &[]).await;
+    measure(arguments, table, "50 KB, 0 ms, no thumbnails", &small_picture(), job, &without).await;
 }
 
 /// Each size of picture, with each latency, with each number of calls at once.
@@ -58,18 +59,27 @@ async fn measure(
     job: Job,
     settings: &[(String, String)],
 ) {
+    if !arguments.is_wanted(name) {
+        return;
+    }
     let fake = FakeGemini::start(picture, job.latency, Allowed::default(), |_, _| Fault::None).await;
     let settings = [settings, &arguments.settings()].concat();
-    let (mut bare, mut service) = (Vec::new(), Vec::new());
+    let (mut bare, mut durable, mut service) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..arguments.rounds {
-        bare.push(run_bare(&fake.url, job).await);
+        bare.push(run_bare("loop", &fake.url, job).await);
+        if job.latency.is_zero() {
+            durable.push(run_bare("durable-loop", &fake.url, job).await);
+        }
         service.push(run_service(&fake.url, job, &settings).await);
     }
     let both = |of: fn(&Run) -> f64| (median(service.iter().map(of).collect()), median(bare.iter().map(of).collect()));
     let pictures = job.pictures as f64;
     let (wall, bare_wall) = both(|run| run.wall);
     if job.latency.is_zero() {
+        let durable_wall = median(durable.iter().map(|run| run.wall).collect());
         table.beside("job", format!("{name}: pictures"), (pictures / wall, pictures / bare_wall), "/s");
+        let durably = format!("{name}: pictures, beside a loop that writes durably");
+        table.beside("job", durably, (pictures / wall, pictures / durable_wall), "/s");
     } else {
         let ideal = job.latency.as_secs_f64() * (job.pictures.div_ceil(job.at_once)) as f64;
         table.beside("job", format!("{name}: wall"), (wall, bare_wall), "s");
@@ -80,9 +90,9 @@ async fn measure(
     table.beside("job", format!("{name}: peak memory"), both(|run| run.peak_mib), "MiB");
 }
 
-async fn run_bare(url: &str, job: Job) -> Run {
+async fn run_bare(kind: &str, url: &str, job: Job) -> Run {
     let (pictures, at_once) = (job.pictures.to_string(), job.at_once.to_string());
-    let output = bare::command(&["loop", url, &pictures, &at_once]).output().await.unwrap();
+    let output = bare::command(&[kind, url, &pictures, &at_once]).output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let [wall, cpu, peak_mib] = serde_json::from_slice(&output.stdout).unwrap();
     Run { wall, cpu, peak_mib }

@@ -85,6 +85,9 @@ struct Arguments {
     /// Rounds of each measurement; the median counts.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Of the jobs, only those whose name has this in it.
+    #[arg(long)]
+    job: Option<String>,
     /// A setting of the service, as NAME=VALUE; may be given more than once.
     #[arg(long)]
     set: Vec<String>,
@@ -110,6 +113,11 @@ impl Arguments {
     fn settings(&self) -> Vec<(String, String)> {
         let pairs = self.set.iter().filter_map(|setting| setting.split_once('='));
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    /// Whether the job of this name is to be run.
+    fn is_wanted(&self, job: &str) -> bool {
+        self.job.as_ref().is_none_or(|part| job.contains(part.as_str()))
     }
 
     fn sections(&self) -> Vec<Section> {

@@ -11,6 +11,7 @@ use orchestrator::service::MoneyRules;
 use orchestrator::service::settle::Settler;
 use orchestrator::store::Job;
 use orchestrator::telemetry::metrics::Metrics;
+use orchestrator::telemetry::traces::Traces;
 
 use crate::Arguments;
 use crate::bench::{Bench, made};
@@ -80,7 +81,7 @@ async fn instance(database: &Database, calls: u32) -> Instance {
     let (store, clock) = (bench.store.clone(), bench.clock.clone());
     let (ids, metrics) = (Arc::new(RandomIds::default()), Arc::new(Metrics::default()));
     let rules = MoneyRules { limits: bench.limits, live: true, prompts: LedgerPrompts::Full, own_model: None };
-    let settler = Arc::new(Settler::new(store, clock, ids, metrics, rules));
+    let settler = Arc::new(Settler::new(store, clock, ids, metrics, rules, Traces::off()));
     // Two batches an instance: their rows are hot too, as they are in a real job.
     for _ in 0..2 {
         bench.submit(calls / 2, 1).await;
@@ -92,7 +93,7 @@ async fn instance(database: &Database, calls: u32) -> Instance {
         let jobs = bench.store.claim(worker, &UserId::local(), left.min(64), bench.clock.now()).await.unwrap();
         left -= u32::try_from(jobs.len()).unwrap();
         for job in &jobs {
-            assert!(bench.store.start(&job.claim, bench.clock.now()).await.unwrap());
+            assert!(bench.store.start(&[job.claim], bench.clock.now()).await.unwrap()[0]);
         }
         answers.extend(jobs);
     }

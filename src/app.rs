@@ -57,6 +57,7 @@ use crate::service::overview::Overview;
 use crate::service::own_references::OwnReferences;
 use crate::service::references::References;
 use crate::service::settle::Settler;
+use crate::service::start::Starter;
 use crate::service::uploads::Uploads;
 use crate::service::webhooks::{self, Webhooks};
 use crate::store::{Limits, Store};
@@ -393,14 +394,15 @@ impl Parts {
             prices: self.prices.clone(),
             thumbnails: self.config.features.thumbnails.then(Thumbnailer::default),
             clock: self.clock.clone(),
+            starter: Starter::new(self.store.clone(), self.clock.clone(), self.metrics.clone()),
             settler: Settler::new(
                 self.store.clone(),
                 self.clock.clone(),
                 self.ids.clone(),
                 self.metrics.clone(),
                 self.rules,
-            )
-            .traced(self.traces.clone()),
+                self.traces.clone(),
+            ),
             metrics: self.metrics.clone(),
             traces: self.traces.clone(),
             admission: Admission::new(

@@ -32,6 +32,8 @@ pub struct Worker {
     executor: Arc<Executor>,
     claims: Arc<Claims>,
     slots: Arc<Semaphore>,
+    /// Pictures that are claimed together at least: half of those that are claimed ahead, so that calls never wait.
+    together: u32,
     /// Pictures that are worked on at most, from their claim to their written end.
     most: usize,
     freed: Arc<Notify>,
@@ -81,9 +83,10 @@ impl Worker {
     /// It looks at the queue whenever it is told to, and every `poll`: [`POLL`], but for tests.
     #[must_use]
     pub fn new(executor: Arc<Executor>, claims: Arc<Claims>, concurrency: u32, poll: Duration) -> Self {
-        let places = (concurrency + concurrency / 4) as usize;
+        let ahead = concurrency / 4;
+        let (places, together) = ((concurrency + ahead) as usize, (ahead / 2).max(1));
         let (slots, most) = (Arc::new(Semaphore::new(places)), places + MOST_ENDING);
-        Self { executor, claims, slots, most, freed: Arc::default(), poll }
+        Self { executor, claims, slots, together, most, freed: Arc::default(), poll }
     }
 
     /// Works until `signals.draining`, then ends what is under way and gives the rest back.
@@ -110,7 +113,7 @@ impl Worker {
         let mut cancels = self.claims.cancels();
         while !signals.draining.is_cancelled() && in_flight.died.is_none() {
             self.take_up(&mut in_flight, signals, look).await;
-            let full = self.room(&in_flight) == 0;
+            let full = self.room(&in_flight) < self.together;
             let InFlight { tasks, claims, .. } = &mut in_flight;
             let is_ours = |batch| claims.keys().any(|claim| claim.image.batch == batch);
             let ended = tokio::select! {
@@ -146,7 +149,7 @@ impl Worker {
             tracing::warn!(%error, "cannot look for claims that were left behind or lost");
         }
         let room = self.room(in_flight);
-        if room == 0 || !self.claims.may_start() || !self.executor.admission.takes_work().await {
+        if room < self.together || !self.claims.may_start() || !self.executor.admission.takes_work().await {
             return;
         }
         match self.claims.claim(room).await {

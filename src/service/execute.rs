@@ -16,6 +16,7 @@ use super::gate::Verdict;
 use super::memory::{PictureMemory, max_answer_bytes};
 use super::references::References;
 use super::settle::Settler;
+use super::start::{Started, Starter};
 use crate::assets::picture::{Thumbnailer, inspect, thumbnail_name};
 use crate::assets::{AssetError, AssetStore};
 use crate::clock::Clock;
@@ -61,6 +62,8 @@ pub struct Executor {
     pub thumbnails: Option<Thumbnailer>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Who records that calls begin.
+    pub starter: Starter,
     /// Who writes how attempts ended.
     pub settler: Settler,
     /// What is counted.
@@ -268,17 +271,7 @@ impl Executor {
         if signals.draining.is_cancelled() {
             return None;
         }
-        match self.store.start(&job.claim, self.clock.now()).await {
-            Ok(true) => {
-                self.metrics.calls_started.inc();
-                Some(Started::Durably)
-            }
-            Ok(false) => None,
-            Err(error) => {
-                tracing::warn!(image = %job.claim.image, error = %describe(&error), "cannot record a call's start");
-                Some(Started::InDoubt)
-            }
-        }
+        self.starter.start(job.claim).await
     }
 
     /// Sends the call and stores what it made.
@@ -418,14 +411,6 @@ impl Executor {
         };
         course.tell(&self.traces, job, &ending, &settlement, settled);
     }
-}
-
-/// Whether the start of a call was recorded.
-enum Started {
-    /// It was.
-    Durably,
-    /// Perhaps. Nothing was sent, so the attempt is put back either way.
-    InDoubt,
 }
 
 /// What the end of a call means for the next ones.

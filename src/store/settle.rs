@@ -3,9 +3,10 @@
 mod close;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
 
 use self::close::{Close, Found, Moves, OpenImage, Paid};
 use super::batch::{FinishedBatch, OpenBatch};
@@ -17,7 +18,7 @@ use crate::domain::event::Event;
 use crate::domain::ids::{AttemptId, BatchId, ChargeId, ImageKey};
 use crate::domain::ledger::{LedgerLine, LedgerPrompts};
 use crate::domain::money::MicroUsd;
-use crate::domain::outcome::{Charge, Next, Settlement};
+use crate::domain::outcome::{Charge, Claim, Next, Settlement};
 use crate::domain::state::{AttemptState, BatchState, Billing, Counts, ErrorCode, ImageError, ImageState};
 use crate::domain::time::Timestamp;
 use crate::failpoint;
@@ -90,6 +91,11 @@ impl Store {
     }
 }
 
+/// The rows of pictures, by picture and fence.
+type Held = BTreeMap<(ImageKey, i64), OpenImage>;
+/// The rows of batches that ended, by batch and place.
+type EndedItems = BTreeMap<(BatchId, u32), BatchState>;
+
 /// One settling transaction.
 struct SettleRun<'a> {
     store: &'a Store,
@@ -113,12 +119,14 @@ impl SettleRun<'_> {
         order: &[usize],
     ) -> Result<Vec<Settled>, StoreError> {
         let recorded = self.recorded_charges(requests).await?;
+        let mut held = self.hold(requests, order).await?;
         let mut settled = vec![Settled::ClaimLost; requests.len()];
         let (mut closed, mut charges, mut moves) = (Vec::new(), Vec::new(), Moves::default());
         for &index in order {
             let request = &requests[index];
             let line = recorded.get(&request.job.claim.attempt);
-            match self.close(request, line).await? {
+            let claim = request.settlement.claim;
+            match self.close(request, held.remove(&(claim.image, claim.fence)), line).await? {
                 Found::Lost => {}
                 Found::Gone => {
                     self.store.ensure_scope(&mut *self.connection, &user_scope(&request.job.owner)).await?;
@@ -143,17 +151,31 @@ impl SettleRun<'_> {
         }
         for (index, close) in &closed {
             self.write_image(&requests[*index], close).await?;
-            self.tell(&requests[*index], close).await?;
             settled[*index] = close.written();
+        }
+        let finals = closed.iter().filter(|(_, close)| close.state.is_final());
+        let mut ended = self.finished_items(finals.map(|(index, _)| requests[*index].job.claim.image)).await?;
+        let row_of = |(index, _): &(usize, Close)| {
+            let image = requests[*index].job.claim.image;
+            (image.batch, image.ordinal)
+        };
+        for (place, end) in closed.iter().enumerate() {
+            let (request, row) = (&requests[end.0], row_of(end));
+            self.tell(request, &end.1);
+            // The pictures of a row stand together; it is told of after its last one.
+            if closed.get(place + 1).is_none_or(|next| row_of(next) != row)
+                && let Some(state) = ended.remove(&row)
+            {
+                self.tell_item(request, state);
+            }
         }
         self.write_batches().await?;
         let day = match early {
             Some(day) => day,
             None => self.write_budget(&moves).await?,
         };
-        for (request, paid) in charges.into_iter().filter(|(_, paid)| paid.is_new_charge()) {
-            self.write_charge(request, paid, day).await?;
-        }
+        charges.retain(|(_, paid)| paid.is_new_charge());
+        self.write_charges(&charges, day).await?;
         Ok(settled)
     }
 
@@ -179,13 +201,61 @@ impl SettleRun<'_> {
         rows.iter().map(|row| row.json::<LedgerLine>("line").map(|line| (line.attempt_id, line))).collect()
     }
 
-    /// Takes the batch's and the picture's rows, checks the fence, and closes the attempt.
-    async fn close(&mut self, request: &SettleRequest<'_>, recorded: Option<&LedgerLine>) -> Result<Found, StoreError> {
-        let settlement = request.settlement;
-        if !self.hold_batch(settlement.claim.image.batch).await? {
-            return Ok(Found::Gone);
+    /// Takes the rows of the batches, in the order given, then those of the pictures that are still held by their
+    /// claims.
+    async fn hold(&mut self, requests: &[SettleRequest<'_>], order: &[usize]) -> Result<Held, StoreError> {
+        for &index in order {
+            let batch = requests[index].settlement.claim.image.batch;
+            if !self.batches.contains_key(&batch)
+                && let Some(open) = self.store.hold_batch(&mut *self.connection, batch).await?
+            {
+                self.batches.insert(batch, open);
+            }
         }
-        let Some(image) = self.hold_image(request).await? else {
+        if order.is_empty() {
+            return Ok(Held::new());
+        }
+        let sql = format!(
+            "WITH held (batch_id, ordinal, variant, fence) AS (VALUES {})
+             UPDATE images SET fence = images.fence FROM held
+             WHERE images.batch_id = held.batch_id AND images.ordinal = held.ordinal
+               AND images.variant = held.variant AND images.fence = held.fence
+               AND images.state IN ('claimed', 'running')
+             RETURNING images.batch_id, images.ordinal, images.variant, images.fence, images.state, images.cost,
+               images.billing, images.attempts",
+            placeholders(order.len(), 4)
+        );
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+        for &index in order {
+            let Claim { image, fence, .. } = requests[index].settlement.claim;
+            query = query
+                .bind(image.batch.to_string())
+                .bind(i64::from(image.ordinal))
+                .bind(i64::from(image.variant))
+                .bind(fence);
+        }
+        let rows = query.fetch_all(&mut *self.connection).await.map_err(|error| self.store.error(error))?;
+        let open = |row: &AnyRow| {
+            let image = OpenImage {
+                running: row.parsed::<ImageState>("state")? == ImageState::Running,
+                cost: row.optional_int("cost")?,
+                billing: row.optional_parsed("billing")?,
+                attempts: row.int("attempts")?,
+            };
+            Ok(((row.image_key()?, row.int("fence")?), image))
+        };
+        rows.iter().map(open).collect()
+    }
+
+    /// Closes the attempt of a picture whose row is held.
+    async fn close(
+        &mut self,
+        request: &SettleRequest<'_>,
+        held: Option<OpenImage>,
+        recorded: Option<&LedgerLine>,
+    ) -> Result<Found, StoreError> {
+        let settlement = request.settlement;
+        let Some(image) = held else {
             return Ok(if self.knows_attempt(settlement.claim.attempt).await? { Found::Lost } else { Found::Gone });
         };
         let cancelled = self.batches.get(&settlement.claim.image.batch).is_some_and(|batch| batch.cancelled);
@@ -217,34 +287,6 @@ impl SettleRun<'_> {
             .await
             .map_err(|error| self.store.error(error))?;
         Ok(known > 0)
-    }
-
-    /// Takes the batch's row. Whether there is one.
-    async fn hold_batch(&mut self, batch: BatchId) -> Result<bool, StoreError> {
-        if !self.batches.contains_key(&batch) {
-            let Some(open) = self.store.hold_batch(&mut *self.connection, batch).await? else { return Ok(false) };
-            self.batches.insert(batch, open);
-        }
-        Ok(true)
-    }
-
-    async fn hold_image(&mut self, request: &SettleRequest<'_>) -> Result<Option<OpenImage>, StoreError> {
-        let claim = request.settlement.claim;
-        let sql = "UPDATE images SET fence = fence WHERE batch_id = $1 AND ordinal = $2 AND variant = $3
-                     AND fence = $4 AND state IN ('claimed', 'running')
-                   RETURNING state, cost, billing, attempts";
-        let row = Self::image_query(sql, claim.image)
-            .bind(claim.fence)
-            .fetch_optional(&mut *self.connection)
-            .await
-            .map_err(|error| self.store.error(error))?;
-        let Some(row) = row else { return Ok(None) };
-        Ok(Some(OpenImage {
-            running: row.parsed::<ImageState>("state")? == ImageState::Running,
-            cost: row.optional_int("cost")?,
-            billing: row.optional_parsed("billing")?,
-            attempts: row.int("attempts")?,
-        }))
     }
 
     fn image_query<'q>(
@@ -304,55 +346,58 @@ impl SettleRun<'_> {
     }
 
     /// Adds the events and the counts that follow from one attempt's end.
-    async fn tell(&mut self, request: &SettleRequest<'_>, close: &Close) -> Result<(), StoreError> {
+    fn tell(&mut self, request: &SettleRequest<'_>, close: &Close) {
         let image = request.settlement.claim.image;
         let scene_id = request.job.scene_id.clone();
         let cost = MicroUsd::from_micros(close.image.cost.unwrap_or(0) + close.paid.cost.micros());
         let billing = close.billing;
         let event = match (&close.next, close.state) {
-            (Next::Complete(picture), _) => Some(Event::ImageComplete {
-                scene_id: scene_id.clone(),
-                variant: image.variant,
-                cost,
-                billing,
-                picture: picture.clone(),
-            }),
-            (Next::Fail(error), ImageState::Failed) => Some(Event::ImageFailed {
-                scene_id: scene_id.clone(),
-                variant: image.variant,
-                cost,
-                billing,
-                error: error.clone(),
-            }),
+            (Next::Complete(picture), _) => {
+                Some(Event::ImageComplete { scene_id, variant: image.variant, cost, billing, picture: picture.clone() })
+            }
+            (Next::Fail(error), ImageState::Failed) => {
+                Some(Event::ImageFailed { scene_id, variant: image.variant, cost, billing, error: error.clone() })
+            }
             _ => None,
         };
-        let item = if close.state.is_final() { self.finished_item(image).await? } else { None };
-        let Some(batch) = self.batches.get_mut(&image.batch) else { return Ok(()) };
+        let Some(batch) = self.batches.get_mut(&image.batch) else { return };
         batch.events.extend(event);
         batch.actual_cost += close.paid.cost.micros();
         if close.paid.is_unknown() {
             batch.unknown_cost += close.paid.cost.micros();
         }
         batch.counts.finish(close.state);
-        if let Some(state) = item {
-            batch.events.push(Event::ItemComplete { scene_id, state });
-        }
-        Ok(())
     }
 
-    /// How the row of `image` ended, if none of its pictures is open.
-    async fn finished_item(&mut self, image: ImageKey) -> Result<Option<BatchState>, StoreError> {
-        let sql = "SELECT state, COUNT(*) AS pictures FROM images WHERE batch_id = $1 AND ordinal = $2 GROUP BY state";
-        let rows = sqlx::query(sql)
-            .bind(image.batch.to_string())
-            .bind(i64::from(image.ordinal))
-            .fetch_all(&mut *self.connection)
-            .await
-            .map_err(|error| self.store.error(error))?;
-        let mut counts = Counts::default();
-        for row in &rows {
-            counts.add(row.parsed("state")?, row.count("pictures")?);
+    /// Adds the event of the picture's row.
+    fn tell_item(&mut self, request: &SettleRequest<'_>, state: BatchState) {
+        if let Some(batch) = self.batches.get_mut(&request.job.claim.image.batch) {
+            batch.events.push(Event::ItemComplete { scene_id: request.job.scene_id.clone(), state });
         }
-        Ok(counts.is_finished().then(|| counts.state()))
+    }
+
+    /// Those of the pictures' rows of which no picture is open, and how they ended.
+    async fn finished_items(&mut self, images: impl Iterator<Item = ImageKey>) -> Result<EndedItems, StoreError> {
+        let items: BTreeSet<(BatchId, u32)> = images.map(|image| (image.batch, image.ordinal)).collect();
+        if items.is_empty() {
+            return Ok(EndedItems::new());
+        }
+        let sql = format!(
+            "SELECT batch_id, ordinal, state, COUNT(*) AS pictures FROM images
+             WHERE (batch_id, ordinal) IN (VALUES {}) GROUP BY batch_id, ordinal, state",
+            placeholders(items.len(), 2)
+        );
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+        for (batch, ordinal) in &items {
+            query = query.bind(batch.to_string()).bind(i64::from(*ordinal));
+        }
+        let rows = query.fetch_all(&mut *self.connection).await.map_err(|error| self.store.error(error))?;
+        let mut counts = BTreeMap::<_, Counts>::new();
+        for row in &rows {
+            let item = (row.parsed("batch_id")?, row.count("ordinal")?);
+            counts.entry(item).or_default().add(row.parsed("state")?, row.count("pictures")?);
+        }
+        let ended = counts.into_iter().filter(|(_, counts)| counts.is_finished());
+        Ok(ended.map(|(item, counts)| (item, counts.state())).collect())
     }
 }

@@ -4,13 +4,13 @@
 //! monotonic clocks. `due` times only pace, by [`Store::steady_now`]; one that is absurdly far away, from before a
 //! restart with another clock, is ignored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::AnyConnection;
 
 use super::budget::{EVERYONE, Limits};
 use super::jobs::{Job, readable};
-use super::rows::Columns as _;
+use super::rows::{Columns as _, placeholders};
 use super::{Store, StoreError, transaction};
 use crate::domain::ids::{ImageKey, UserId, WorkerId};
 use crate::domain::money::MicroUsd;
@@ -150,40 +150,76 @@ impl Store {
         Ok(due.map(Timestamp::from_millis))
     }
 
-    /// Records durably that the call of `claim` is about to be sent. Whether the claim still held.
+    /// Records durably that the calls of `claims` are about to be sent. Whether each claim still held.
     ///
     /// # Errors
-    /// [`StoreError`]; the call must not be sent then.
-    pub async fn start(&self, claim: &Claim, at: Timestamp) -> Result<bool, StoreError> {
-        let image = claim.image;
+    /// [`StoreError`]; none of the calls must be sent then.
+    pub async fn start(&self, claims: &[Claim], at: Timestamp) -> Result<Vec<bool>, StoreError> {
+        // All instances take rows in the same order.
+        let mut ordered: Vec<&Claim> = claims.iter().collect();
+        ordered.sort_by_key(|claim| claim.image);
         transaction!(self, |connection| {
-            let sql = "UPDATE images SET state = 'running', attempts = attempts + 1
-                       WHERE batch_id = $1 AND ordinal = $2 AND variant = $3 AND fence = $4 AND state = 'claimed'";
-            let held = sqlx::query(sql)
+            let held = self.start_images(connection, &ordered).await?;
+            let starting: Vec<&Claim> = ordered.iter().copied().filter(|claim| held.contains(&claim.image)).collect();
+            self.start_attempts(connection, &starting, at).await?;
+            Ok(claims.iter().map(|claim| held.contains(&claim.image)).collect())
+        })
+    }
+
+    /// Moves the pictures whose claims still hold to `running`; which they are.
+    async fn start_images(
+        &self,
+        connection: &mut AnyConnection,
+        claims: &[&Claim],
+    ) -> Result<BTreeSet<ImageKey>, StoreError> {
+        if claims.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let sql = format!(
+            "WITH starting (batch_id, ordinal, variant, fence) AS (VALUES {})
+             UPDATE images SET state = 'running', attempts = attempts + 1 FROM starting
+             WHERE images.batch_id = starting.batch_id AND images.ordinal = starting.ordinal
+               AND images.variant = starting.variant AND images.fence = starting.fence AND images.state = 'claimed'
+             RETURNING images.batch_id, images.ordinal, images.variant",
+            placeholders(claims.len(), 4)
+        );
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+        for Claim { image, fence, .. } in claims {
+            query = query
                 .bind(image.batch.to_string())
                 .bind(i64::from(image.ordinal))
                 .bind(i64::from(image.variant))
-                .bind(claim.fence)
-                .execute(&mut *connection)
-                .await
-                .map_err(|error| self.error(error))?;
-            if held.rows_affected() == 0 {
-                return Ok(false);
-            }
-            let sql = "UPDATE attempts SET state = 'started', fence = $2, started_at = $3
-                       WHERE id = $1 AND state = 'held'";
-            let started = sqlx::query(sql)
-                .bind(claim.attempt.to_string())
-                .bind(claim.fence)
-                .bind(at.millis())
-                .execute(&mut *connection)
-                .await
-                .map_err(|error| self.error(error))?;
-            if started.rows_affected() == 0 {
-                return Err(StoreError::corrupt("a claimed picture without a held attempt"));
-            }
-            Ok(true)
-        })
+                .bind(*fence);
+        }
+        let rows = query.fetch_all(connection).await.map_err(|error| self.error(error))?;
+        rows.iter().map(|row| row.image_key()).collect()
+    }
+
+    async fn start_attempts(
+        &self,
+        connection: &mut AnyConnection,
+        claims: &[&Claim],
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        if claims.is_empty() {
+            return Ok(());
+        }
+        let sql = format!(
+            "WITH starting (id, fence, at) AS (VALUES {})
+             UPDATE attempts SET state = 'started', fence = starting.fence, started_at = starting.at FROM starting
+             WHERE attempts.id = starting.id AND attempts.state = 'held'",
+            placeholders(claims.len(), 3)
+        );
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+        for claim in claims {
+            query = query.bind(claim.attempt.to_string()).bind(claim.fence).bind(at.millis());
+        }
+        let started = query.execute(connection).await.map_err(|error| self.error(error))?;
+        if started.rows_affected() == claims.len() as u64 {
+            Ok(())
+        } else {
+            Err(StoreError::corrupt("a claimed picture without a held attempt"))
+        }
     }
 
     /// Whether a charge above its reserve has put the day past the limit: nothing starts then.

@@ -102,7 +102,7 @@ impl Bench {
     /// Claims one picture and starts its call.
     pub(crate) async fn start_one(&self) -> Job {
         let job = self.claim(1).await.pop().expect("a picture waits");
-        assert!(self.store.start(&job.claim, self.clock.now()).await.unwrap());
+        assert!(self.store.start(&[job.claim], self.clock.now()).await.unwrap()[0]);
         job
     }
 

@@ -102,7 +102,7 @@ async fn work(bench: Arc<Bench>, mut random: StdRng) {
             match random.random_range(0..10) {
                 0 => {}
                 1 => ends.push((job, Outcome::Postponed(Duration::from_millis(5)))),
-                _ if bench.store.start(&job.claim, bench.clock.now()).await.unwrap() => {
+                _ if bench.store.start(&[job.claim], bench.clock.now()).await.unwrap()[0] => {
                     ends.extend(end(job, &mut random).map(|outcome| (job, outcome)));
                 }
                 _ => {}

@@ -140,7 +140,7 @@ async fn a_retried_picture_is_next_in_its_turn(database: Arc<Database>) {
     // Nothing else is due: a batch that comes now does not pass what waits for its next try.
     let old = bench.submit(50, 1).await;
     for job in bench.claim(49).await {
-        bench.store.start(&job.claim, bench.clock.now()).await.unwrap();
+        bench.store.start(&[job.claim], bench.clock.now()).await.unwrap();
         bench.settle(&job, made(&job, 1)).await;
     }
     let last = bench.start_one().await;
@@ -153,7 +153,7 @@ async fn a_retried_picture_is_next_in_its_turn(database: Arc<Database>) {
     while bench.claim(20).await.len() == 20 {}
     bench.submit(60, 1).await;
     bench.claim(55).await;
-    bench.store.start(&early.claim, bench.clock.now()).await.unwrap();
+    bench.store.start(&[early.claim], bench.clock.now()).await.unwrap();
     bench.settle(&early, failure()).await;
     let late = bench.submit(10, 1).await;
     let next: Vec<_> = bench.claim(4).await.into_iter().map(|job| job.claim.image.batch).collect();
@@ -311,7 +311,7 @@ async fn a_settle_and_a_cancel_never_deadlock() {
             let jobs = bench.claim(8).await;
             let of = |batch| jobs.iter().find(|job| job.claim.image.batch == batch).unwrap();
             for job in [of(first), of(second)] {
-                assert!(bench.store.start(&job.claim, bench.clock.now()).await.unwrap());
+                assert!(bench.store.start(&[job.claim], bench.clock.now()).await.unwrap()[0]);
             }
             let ends = [(of(first), Outcome::Unknown), (of(second), made(of(second), 1))];
             let (settled, cancelled) =

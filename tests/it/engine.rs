@@ -27,6 +27,7 @@ use orchestrator::service::notices::Notices;
 use orchestrator::service::own_references::OwnReferences;
 use orchestrator::service::references::References;
 use orchestrator::service::settle::Settler;
+use orchestrator::service::start::Starter;
 use orchestrator::telemetry::metrics::Metrics;
 use orchestrator::telemetry::traces::Traces;
 use orchestrator::worker::{POLL, Worker, WorkerError};
@@ -99,7 +100,8 @@ impl Engine {
             prices: Arc::new(PriceTable::parse(EMBEDDED).unwrap()),
             thumbnails: None,
             clock: clock.clone(),
-            settler: Settler::new(store.clone(), clock, ids, metrics.clone(), money),
+            starter: Starter::new(store.clone(), clock.clone(), metrics.clone()),
+            settler: Settler::new(store.clone(), clock, ids, metrics.clone(), money, Traces::off()),
             metrics,
             traces: Traces::off(),
             admission: Admission::new(store, claims.clone(), gate.clone(), minute, notices, money),

@@ -47,7 +47,7 @@ impl Streams {
     async fn finished(&self, rows: u32) -> BatchId {
         let batch = self.bench.submit(rows, 1).await;
         for job in self.bench.claim(rows).await {
-            self.bench.store.start(&job.claim, Timestamp::from_millis(0)).await.unwrap();
+            self.bench.store.start(&[job.claim], Timestamp::from_millis(0)).await.unwrap();
             self.bench.settle(&job, made(&job, 1)).await;
         }
         batch

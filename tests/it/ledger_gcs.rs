@@ -59,7 +59,7 @@ async fn charge(bench: &Bench, count: u32, group: u32) {
     while left > 0 {
         let jobs = bench.store.claim(worker, &UserId::local(), group.min(left), bench.clock.now()).await.unwrap();
         for job in &jobs {
-            assert!(bench.store.start(&job.claim, bench.clock.now()).await.unwrap());
+            assert!(bench.store.start(&[job.claim], bench.clock.now()).await.unwrap()[0]);
         }
         let ends: Vec<_> = jobs.iter().map(|job| (job, made(job, 40_000))).collect();
         bench.settle_all(&ends).await.unwrap();

@@ -210,7 +210,7 @@ async fn a_lost_claim_changes_nothing(database: Arc<Database>) {
     let before = (bench.money().await, bench.events(batch).await);
     assert_eq!(bench.settle(&late, made(&late, 30_000)).await, Settled::ClaimLost);
     assert_eq!((bench.money().await, bench.events(batch).await), before);
-    assert!(!bench.store.start(&late.claim, bench.clock.now()).await.unwrap());
+    assert!(!bench.store.start(&[late.claim], bench.clock.now()).await.unwrap()[0]);
 }
 
 async fn a_transient_failure_keeps_its_reservation(database: Arc<Database>) {
@@ -276,7 +276,7 @@ async fn a_cancel_releases_what_has_not_started(database: Arc<Database>) {
     let cancel = bench.store.cancel(batch, &UserId::local(), bench.clock.now()).await.unwrap();
     assert!(matches!(cancel, Cancelled::Stopped { pictures: 4, .. }));
     assert_eq!(bench.money().await, (0, 0));
-    assert!(!bench.store.start(&claimed.claim, bench.clock.now()).await.unwrap());
+    assert!(!bench.store.start(&[claimed.claim], bench.clock.now()).await.unwrap()[0]);
     assert_eq!(bench.events(batch).await, ["started", "cancelled", "item_complete", "item_complete", "done"]);
     assert_eq!(bench.state(batch).await, BatchState::Cancelled);
     let again = bench.store.cancel(batch, &UserId::local(), bench.clock.now()).await.unwrap();
@@ -314,9 +314,9 @@ async fn a_dead_workers_claims_go_back_and_its_calls_are_handed_over(database: A
     assert!(left[0].claim.fence > started.claim.fence);
     let again = bench.store.claim(heir, &UserId::local(), 10, bench.clock.now()).await.unwrap();
     assert_eq!(again.len(), 2);
-    assert!(!bench.store.start(&claimed.claim, bench.clock.now()).await.unwrap(), "started under a claim it lost");
+    assert!(!bench.store.start(&[claimed.claim], bench.clock.now()).await.unwrap()[0], "started under a claim it lost");
     for job in &again {
-        assert!(bench.store.start(&job.claim, bench.clock.now()).await.unwrap());
+        assert!(bench.store.start(&[job.claim], bench.clock.now()).await.unwrap()[0]);
     }
 }
 
@@ -405,12 +405,12 @@ async fn what_waits_is_counted_by_state_with_the_time_of_the_oldest(database: Ar
 
     let mut jobs = bench.claim(2).await;
     let (running, claimed) = (jobs.pop().unwrap(), jobs.pop().unwrap());
-    assert!(bench.store.start(&running.claim, clock.now()).await.unwrap());
+    assert!(bench.store.start(&[running.claim], clock.now()).await.unwrap()[0]);
     let queue = bench.store.load_queue().await.unwrap();
     assert_eq!((queue.queued, queue.claimed, queue.running), (3, 1, 1));
 
     bench.settle(&running, made(&running, 30_000)).await;
-    assert!(bench.store.start(&claimed.claim, clock.now()).await.unwrap());
+    assert!(bench.store.start(&[claimed.claim], clock.now()).await.unwrap()[0]);
     // It failed and waits to be tried again, which is not due yet.
     bench.settle(&claimed, failure()).await;
     let queue = bench.store.load_queue().await.unwrap();
@@ -516,7 +516,7 @@ async fn event_numbers_have_no_hole_under_concurrent_settles(database: Arc<Datab
     for job in jobs {
         let bench = bench.clone();
         settles.spawn(async move {
-            assert!(bench.store.start(&job.claim, bench.clock.now()).await.unwrap());
+            assert!(bench.store.start(&[job.claim], bench.clock.now()).await.unwrap()[0]);
             bench.settle(&job, made(&job, 50_000)).await
         });
     }
@@ -534,7 +534,7 @@ async fn a_group_of_ends_is_written_together_and_each_gets_its_own_answer(databa
     let (first, second) = (bench.submit(1, 2).await, bench.submit(1, 1).await);
     let mut jobs = bench.claim(3).await;
     for job in &jobs {
-        assert!(bench.store.start(&job.claim, bench.clock.now()).await.unwrap());
+        assert!(bench.store.start(&[job.claim], bench.clock.now()).await.unwrap()[0]);
     }
     jobs[1].claim.fence -= 1;
     let ends: Vec<_> = jobs.iter().map(|job| (job, made(job, 50_000))).collect();
@@ -564,7 +564,7 @@ async fn the_books_agree_after_any_sequence_of_events(database: Arc<Database>) {
             }
             2..5 => {
                 for job in bench.claim(2).await {
-                    if bench.store.start(&job.claim, bench.clock.now()).await.unwrap() {
+                    if bench.store.start(&[job.claim], bench.clock.now()).await.unwrap()[0] {
                         started.push(job);
                     }
                 }

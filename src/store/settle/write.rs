@@ -8,7 +8,7 @@ use crate::domain::state::{AttemptState, Billing, ImageState};
 use crate::domain::time::{Day, Timestamp};
 use crate::store::StoreError;
 use crate::store::budget::EVERYONE;
-use crate::store::rows::to_json;
+use crate::store::rows::{placeholders, to_json};
 
 impl SettleRun<'_> {
     /// Writes the picture's row, and the attempt that follows if there is one.
@@ -82,15 +82,34 @@ impl SettleRun<'_> {
         Ok(day)
     }
 
-    /// Writes the charge that the ledger will hold, on the day that the budget's row gave it.
-    pub(super) async fn write_charge(
+    /// Writes the charges that the ledger will hold, on the day that the budget's row gave them.
+    pub(super) async fn write_charges(
         &mut self,
-        request: &SettleRequest<'_>,
-        paid: Paid,
+        charges: &[(&SettleRequest<'_>, Paid)],
         day: Day,
     ) -> Result<(), StoreError> {
+        if charges.is_empty() {
+            return Ok(());
+        }
+        let sql =
+            format!("INSERT INTO ledger (id, attempt_id, day, ts, line) VALUES {}", placeholders(charges.len(), 5));
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+        for (request, paid) in charges {
+            let line = self.line(request, *paid);
+            query = query
+                .bind(line.id.to_string())
+                .bind(line.attempt_id.to_string())
+                .bind(day.number())
+                .bind(line.ts)
+                .bind(to_json(&line)?);
+        }
+        query.execute(&mut *self.connection).await.map_err(|error| self.store.error(error))?;
+        Ok(())
+    }
+
+    fn line(&self, request: &SettleRequest<'_>, paid: Paid) -> LedgerLine {
         let (job, settlement) = (request.job, request.settlement);
-        let line = LedgerLine {
+        LedgerLine {
             id: request.charge,
             ts: self.at.millis(),
             user_id: job.owner.as_str().to_owned(),
@@ -104,17 +123,6 @@ impl SettleRun<'_> {
             model: job.model.clone(),
             outcome: if paid.is_unknown() { ChargeOutcome::Unknown } else { ChargeOutcome::Charged },
             request_id: settlement.request_id.clone(),
-        };
-        let sql = "INSERT INTO ledger (id, attempt_id, day, ts, line) VALUES ($1, $2, $3, $4, $5)";
-        sqlx::query(sql)
-            .bind(line.id.to_string())
-            .bind(line.attempt_id.to_string())
-            .bind(day.number())
-            .bind(line.ts)
-            .bind(to_json(&line)?)
-            .execute(&mut *self.connection)
-            .await
-            .map_err(|error| self.store.error(error))?;
-        Ok(())
+        }
     }
 }

@@ -138,7 +138,7 @@ impl Stored {
             Step::Claim { worker, user } => self.claim(world, *worker, *user).await,
             Step::Start { worker, picture } => {
                 let process = self.process(world, *worker);
-                let held = process.store.start(&self.job(*picture).claim, process.clock.now()).await.unwrap();
+                let held = process.store.start(&[self.job(*picture).claim], process.clock.now()).await.unwrap()[0];
                 if held { Answer::Done } else { Answer::Refused }
             }
             Step::Settle { worker, ends } => self.settle(world, *worker, ends).await,
@@ -258,7 +258,7 @@ impl Stored {
         stale.truncate(stale.len() - usize::from(open));
         let process = self.process(world, worker);
         for job in stale {
-            let started = process.store.start(&job.claim, process.clock.now()).await.unwrap();
+            let started = process.store.start(&[job.claim], process.clock.now()).await.unwrap()[0];
             let settled = self.end(process, world, &[(job, End::Made(7))]).await;
             if started || settled != [Settled::ClaimLost] {
                 return Answer::Refused;

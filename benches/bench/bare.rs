@@ -25,8 +25,8 @@ use crate::service::{Books, books, raise_file_limit};
 pub(crate) async fn run(words: &[String]) {
     let number = |index: usize| words[index].parse::<usize>().unwrap();
     match words[0].as_str() {
-        "loop" => call_decode_write(&words[1], number(2), number(3), false).await,
-        "durable-loop" => call_decode_write(&words[1], number(2), number(3), true).await,
+        "loop" => call_decode_write(&words[1], number(2), number(3), &words[4], false).await,
+        "durable-loop" => call_decode_write(&words[1], number(2), number(3), &words[4], true).await,
         "broadcast" => serve(broadcast(number(1), number(2))).await,
         "answer" => serve(answer(number(1))).await,
         other => panic!("no such baseline: {other}"),
@@ -35,11 +35,10 @@ pub(crate) async fn run(words: &[String]) {
 
 /// Call, decode, write; nothing else, unless a picture that was written is to survive a power cut. Says how long it
 /// took and what it used.
-async fn call_decode_write(url: &str, pictures: usize, at_once: usize, is_durable: bool) {
-    let folder = tempfile::tempdir().unwrap();
+async fn call_decode_write(url: &str, pictures: usize, at_once: usize, folder: &str, is_durable: bool) {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let calls = (0..pictures).map(|number| {
-        let (client, path) = (client.clone(), folder.path().join(format!("{number}.png")));
+        let (client, path) = (client.clone(), Path::new(folder).join(format!("{number}.png")));
         let body = json!({"contents": [{"role": "user", "parts": [{"text": format!("bare {number}")}]}]});
         async move {
             let address = format!("{url}/v1beta/models/bare:generateContent");

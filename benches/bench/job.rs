@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::fake_gemini::{Allowed, FakeGemini, Fault};
-use crate::service::{Service, setting};
+use crate::service::{Service, folder, setting};
 use crate::table::{Table, median};
 use crate::{Arguments, bare};
 
@@ -92,7 +92,9 @@ async fn measure(
 
 async fn run_bare(kind: &str, url: &str, job: Job) -> Run {
     let (pictures, at_once) = (job.pictures.to_string(), job.at_once.to_string());
-    let output = bare::command(&[kind, url, &pictures, &at_once]).output().await.unwrap();
+    let folder = folder();
+    let words = [kind, url, &pictures, &at_once, folder.path().to_str().unwrap()];
+    let output = bare::command(&words).output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let [wall, cpu, peak_mib] = serde_json::from_slice(&output.stdout).unwrap();
     Run { wall, cpu, peak_mib }

@@ -157,5 +157,6 @@ async fn measure(arguments: &Arguments) {
             Section::Soak => large::soak(arguments, &mut table).await,
         }
     }
+    service::remove_folders();
     table.keep(arguments.json.as_deref(), arguments.history.as_deref());
 }

@@ -1,10 +1,13 @@
 //! The service as a process, and what the system's books say of any process.
 
+use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
@@ -40,22 +43,36 @@ pub(crate) fn raise_file_limit() {
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
 }
 
+/// Where everything is kept until [`remove_folders`]: some file systems look for a place for a new file past every one
+/// that was removed within the last half minute, so that each measurement would pay for those before it.
+static FOLDERS: LazyLock<PathBuf> = LazyLock::new(|| tempfile::tempdir().unwrap().keep());
+
+/// A new folder.
+pub(crate) fn folder() -> TempDir {
+    tempfile::Builder::new().disable_cleanup(true).tempdir_in(&*FOLDERS).unwrap()
+}
+
+/// Removes everything that was measured with.
+pub(crate) fn remove_folders() {
+    std::fs::remove_dir_all(&*FOLDERS).unwrap();
+}
+
 /// A running service.
 pub(crate) struct Service {
     child: Child,
     pub(crate) url: String,
     pub(crate) client: reqwest::Client,
-    folder: tempfile::TempDir,
+    folder: TempDir,
 }
 
 impl Service {
     /// Starts on an empty folder, calling `provider` for pictures.
     pub(crate) async fn start(provider: &str, settings: &[(String, String)]) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), provider, settings).await
+        Self::start_in(folder(), provider, settings).await
     }
 
     /// Starts on a folder that an earlier one may have left.
-    pub(crate) async fn start_in(folder: tempfile::TempDir, provider: &str, settings: &[(String, String)]) -> Self {
+    pub(crate) async fn start_in(folder: TempDir, provider: &str, settings: &[(String, String)]) -> Self {
         let mut child = Self::command(&folder, provider, settings).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let address = loop {
@@ -71,7 +88,7 @@ impl Service {
     }
 
     /// How a service is started.
-    pub(crate) fn command(folder: &tempfile::TempDir, provider: &str, settings: &[(String, String)]) -> Command {
+    pub(crate) fn command(folder: &TempDir, provider: &str, settings: &[(String, String)]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_orchestrator"));
         command
             .env_clear()
@@ -90,7 +107,7 @@ impl Service {
     }
 
     /// Stops the service and gives back its folder.
-    pub(crate) async fn stop(mut self) -> tempfile::TempDir {
+    pub(crate) async fn stop(mut self) -> TempDir {
         let pid = rustix::process::Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         self.child.wait().await.unwrap();

@@ -2,7 +2,7 @@
 
 use sqlx::AnyConnection;
 
-use super::rows::{Columns as _, ROWS_A_STATEMENT, placeholders, to_json};
+use super::rows::{Columns as _, ROWS_A_STATEMENT, pieces, placeholders, to_json};
 use super::{Store, StoreError};
 use crate::domain::event::Event;
 use crate::domain::ids::BatchId;
@@ -30,7 +30,7 @@ impl Store {
         events: &[Event],
     ) -> Result<(), StoreError> {
         let numbered: Vec<(i64, &Event)> = (last + 1..).zip(events).collect();
-        for rows in numbered.chunks(ROWS_A_STATEMENT) {
+        for rows in pieces(&numbered, ROWS_A_STATEMENT) {
             let sql =
                 format!("INSERT INTO events (batch_id, number, ts, payload) VALUES {}", placeholders(rows.len(), 4));
             let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));

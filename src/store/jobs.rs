@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::any::AnyRow;
 
-use super::rows::{Columns, placeholders};
+use super::rows::{Columns, padded, placeholders};
 use super::{Store, StoreError};
 use crate::domain::ids::{AttemptId, ImageKey, UserId, WorkerId};
 use crate::domain::money::MicroUsd;
@@ -97,6 +97,7 @@ impl Store {
     pub async fn load_jobs(&self, images: &[ImageKey]) -> Result<Vec<Job>, StoreError> {
         let mut jobs = Vec::with_capacity(images.len());
         for images in images.chunks(JOBS_A_STATEMENT) {
+            let images = &Vec::from_iter(padded(images).copied());
             let mut charged = self.load_charged(images).await?;
             let sql = format!(
                 "SELECT m.batch_id, m.ordinal, m.variant, b.owner, b.model, i.scene_id, i.prompt, i.refs,

@@ -110,9 +110,37 @@ pub(super) fn placeholders(rows: usize, columns: usize) -> String {
     (0..rows).map(row).collect::<Vec<_>>().join(",")
 }
 
+/// `rows`, the last one again up to a power of two, for a statement that does not mind: with few lengths, the prepared
+/// statements of a connection serve again and again.
+pub(super) fn padded<T>(rows: &[T]) -> impl ExactSizeIterator<Item = &T> {
+    let length = if rows.is_empty() { 0 } else { rows.len().next_power_of_two() };
+    (0..length).filter_map(|index| rows.get(index).or_else(|| rows.last())).collect::<Vec<_>>().into_iter()
+}
+
+/// `rows` in pieces of at most `most` whose lengths are powers of two: the same for a statement that does mind.
+pub(super) fn pieces<T>(mut rows: &[T], most: usize) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let length = 1 << rows.len().min(most).checked_ilog2()?;
+        let (piece, rest) = rows.split_at_checked(length)?;
+        rows = rest;
+        Some(piece)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn statements_have_few_lengths() {
+        assert_eq!(padded::<u8>(&[]).len(), 0);
+        assert_eq!(padded(&[1]).collect::<Vec<_>>(), [&1]);
+        assert_eq!(padded(&[1, 2, 3, 4, 5]).copied().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 5, 5, 5]);
+        let rows: Vec<u8> = (0..150).collect();
+        assert_eq!(pieces(&rows, 100).map(<[u8]>::len).collect::<Vec<_>>(), [64, 64, 16, 4, 2]);
+        assert_eq!(pieces(&rows, 100).flatten().count(), 150);
+        assert_eq!(pieces::<u8>(&[], 100).count(), 0);
+    }
 
     #[test]
     fn placeholders_count_on_over_rows() {

@@ -8,18 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
-use self::close::{Close, Found, Moves, OpenImage, Paid};
+use self::close::{Close, Moves, OpenImage, Paid};
 use super::batch::{FinishedBatch, OpenBatch};
 use super::budget::{BudgetMove, EVERYONE, Limits, user_scope};
 use super::jobs::Job;
-use super::rows::{Columns as _, placeholders};
+use super::rows::{Columns as _, padded, placeholders};
 use super::{Store, StoreError, transaction};
 use crate::domain::event::Event;
 use crate::domain::ids::{AttemptId, BatchId, ChargeId, ImageKey};
 use crate::domain::ledger::{LedgerLine, LedgerPrompts};
 use crate::domain::money::MicroUsd;
 use crate::domain::outcome::{Charge, Claim, Next, Settlement};
-use crate::domain::state::{AttemptState, BatchState, Billing, Counts, ErrorCode, ImageError, ImageState};
+use crate::domain::state::{BatchState, Billing, Counts, ErrorCode, ImageState};
 use crate::domain::time::Timestamp;
 use crate::failpoint;
 
@@ -124,23 +124,25 @@ impl SettleRun<'_> {
         let (mut closed, mut charges, mut moves) = (Vec::new(), Vec::new(), Moves::default());
         for &index in order {
             let request = &requests[index];
-            let line = recorded.get(&request.job.claim.attempt);
-            let claim = request.settlement.claim;
-            match self.close(request, held.remove(&(claim.image, claim.fence)), line).await? {
-                Found::Lost => {}
-                Found::Gone => {
-                    self.store.ensure_scope(&mut *self.connection, &user_scope(&request.job.owner)).await?;
-                    let paid = Paid::new(request.settlement.charge, request.job.reserved, line);
-                    moves.add(&request.job.owner, paid.spent(request.job.reserved));
-                    charges.push((request, paid));
-                    settled[index] = Settled::AttemptGone;
-                }
-                Found::Closed(close) => {
-                    moves.add(&request.job.owner, close.budget_move());
-                    charges.push((request, close.paid));
-                    closed.push((index, close));
-                }
+            let (job, claim) = (request.job, request.settlement.claim);
+            let paid = Paid::new(request.settlement.charge, job.reserved, recorded.get(&job.claim.attempt));
+            if let Some(image) = held.remove(&(claim.image, claim.fence)) {
+                let is_cancelled = self.batches.get(&claim.image.batch).is_some_and(|batch| batch.cancelled);
+                closed.push((index, Close::new(image, request.settlement.next.clone(), paid, is_cancelled)));
+                charges.push((request, paid));
+            } else if !self.knows_attempt(claim.attempt).await? {
+                self.store.ensure_scope(&mut *self.connection, &user_scope(&job.owner)).await?;
+                moves.add(&job.owner, paid.spent(job.reserved));
+                charges.push((request, paid));
+                settled[index] = Settled::AttemptGone;
             }
+        }
+        let mut reserved = self.close_attempts(requests, &closed).await?;
+        for (index, close) in &mut closed {
+            let job = requests[*index].job;
+            let no_attempt = || StoreError::corrupt("a claimed picture without an open attempt");
+            close.reserved = reserved.remove(&job.claim.attempt).ok_or_else(no_attempt)?;
+            moves.add(&job.owner, close.budget_move());
         }
         let reserved_first = closed.iter().any(|(_, close)| close.next == Next::AgainReserved);
         let early = if reserved_first { Some(self.write_budget(&moves).await?) } else { None };
@@ -149,8 +151,8 @@ impl SettleRun<'_> {
                 close.fail_for_want_of_budget();
             }
         }
+        self.write_images(requests, &closed).await?;
         for (index, close) in &closed {
-            self.write_image(&requests[*index], close).await?;
             settled[*index] = close.written();
         }
         let finals = closed.iter().filter(|(_, close)| close.state.is_final());
@@ -184,18 +186,19 @@ impl SettleRun<'_> {
         &mut self,
         requests: &[SettleRequest<'_>],
     ) -> Result<BTreeMap<AttemptId, LedgerLine>, StoreError> {
-        let charged: Vec<String> = requests
+        let charged: Vec<AttemptId> = requests
             .iter()
             .filter(|request| request.settlement.charge != Charge::Nothing)
-            .map(|request| request.job.claim.attempt.to_string())
+            .map(|request| request.job.claim.attempt)
             .collect();
         if charged.is_empty() {
             return Ok(BTreeMap::new());
         }
+        let charged = padded(&charged);
         let sql = format!("SELECT line FROM ledger WHERE attempt_id IN {}", placeholders(1, charged.len()));
         let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
         for attempt in charged {
-            query = query.bind(attempt);
+            query = query.bind(attempt.to_string());
         }
         let rows = query.fetch_all(&mut *self.connection).await.map_err(|error| self.store.error(error))?;
         rows.iter().map(|row| row.json::<LedgerLine>("line").map(|line| (line.attempt_id, line))).collect()
@@ -215,6 +218,7 @@ impl SettleRun<'_> {
         if order.is_empty() {
             return Ok(Held::new());
         }
+        let order = padded(order);
         let sql = format!(
             "WITH held (batch_id, ordinal, variant, fence) AS (VALUES {})
              UPDATE images SET fence = images.fence FROM held
@@ -247,39 +251,6 @@ impl SettleRun<'_> {
         rows.iter().map(open).collect()
     }
 
-    /// Closes the attempt of a picture whose row is held.
-    async fn close(
-        &mut self,
-        request: &SettleRequest<'_>,
-        held: Option<OpenImage>,
-        recorded: Option<&LedgerLine>,
-    ) -> Result<Found, StoreError> {
-        let settlement = request.settlement;
-        let Some(image) = held else {
-            return Ok(if self.knows_attempt(settlement.claim.attempt).await? { Found::Lost } else { Found::Gone });
-        };
-        let cancelled = self.batches.get(&settlement.claim.image.batch).is_some_and(|batch| batch.cancelled);
-        let mut next = settlement.next.clone();
-        let state = match &next {
-            Next::Complete(_) => ImageState::Completed,
-            Next::Fail(_) => ImageState::Failed,
-            Next::Wait(_) | Next::Again(_) | Next::AgainReserved if cancelled => ImageState::Cancelled,
-            Next::Wait(_) | Next::Again(_) | Next::AgainReserved => ImageState::Queued,
-        };
-        if state == ImageState::Cancelled {
-            let detail = "the batch was cancelled";
-            next = Next::Fail(ImageError::passing(ErrorCode::ProviderError, detail));
-        }
-        let paid = Paid::new(settlement.charge, request.job.reserved, recorded);
-        let reserved = self.close_attempt(request, &image, &next, paid).await?;
-        let billing = match (image.billing, &next) {
-            (earlier, Next::Wait(_)) => earlier,
-            (None, _) => image.running.then_some(paid.billing),
-            (Some(earlier), _) => Some(earlier.then(paid.billing)),
-        };
-        Ok(Found::Closed(Close { image, reserved, paid, billing, next, state }))
-    }
-
     async fn knows_attempt(&mut self, attempt: AttemptId) -> Result<bool, StoreError> {
         let known: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM attempts WHERE id = $1")
             .bind(attempt.to_string())
@@ -289,42 +260,37 @@ impl SettleRun<'_> {
         Ok(known > 0)
     }
 
-    fn image_query<'q>(
-        sql: &'static str,
-        image: ImageKey,
-    ) -> sqlx::query::Query<'q, sqlx::Any, sqlx::any::AnyArguments> {
-        sqlx::query(sql).bind(image.batch.to_string()).bind(i64::from(image.ordinal)).bind(i64::from(image.variant))
-    }
-
-    /// Closes the attempt, or puts it back to `held` while the provider asks to wait. Returns its reserve.
-    async fn close_attempt(
+    /// Closes the attempts, or puts them back to `held` while the provider asks to wait. Returns what each reserved.
+    async fn close_attempts(
         &mut self,
-        request: &SettleRequest<'_>,
-        image: &OpenImage,
-        next: &Next,
-        paid: Paid,
-    ) -> Result<MicroUsd, StoreError> {
-        let from = if image.running { AttemptState::Started } else { AttemptState::Held };
-        let to = match (next, paid.billing) {
-            (Next::Wait(_), _) => AttemptState::Held,
-            (_, Billing::NotCharged) => AttemptState::Released,
-            (_, Billing::Charged) => AttemptState::Settled,
-            (_, Billing::Unknown) => AttemptState::Unknown,
-        };
-        let sql = "UPDATE attempts SET state = $3, ended_at = $4, request_id = $5, cost = $6
-                   WHERE id = $1 AND state = $2 RETURNING reserved";
-        let reserved: Option<i64> = sqlx::query_scalar(sql)
-            .bind(request.settlement.claim.attempt.to_string())
-            .bind(from.as_str())
-            .bind(to.as_str())
-            .bind(self.at.millis())
-            .bind(request.settlement.request_id.as_ref())
-            .bind((paid.billing != Billing::NotCharged).then_some(paid.cost.micros()))
-            .fetch_optional(&mut *self.connection)
-            .await
-            .map_err(|error| self.store.error(error))?;
-        let reserved = reserved.ok_or_else(|| StoreError::corrupt("a claimed picture without an open attempt"))?;
-        Ok(MicroUsd::from_micros(reserved))
+        requests: &[SettleRequest<'_>],
+        closed: &[(usize, Close)],
+    ) -> Result<BTreeMap<AttemptId, MicroUsd>, StoreError> {
+        if closed.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let closed = padded(closed);
+        let sql = format!(
+            "WITH ended (id, was, state, request_id, cost, at) AS (VALUES {})
+             UPDATE attempts SET state = ended.state, ended_at = ended.at, request_id = ended.request_id,
+               cost = ended.cost
+             FROM ended WHERE attempts.id = ended.id AND attempts.state = ended.was
+             RETURNING attempts.id, attempts.reserved",
+            placeholders(closed.len(), 6)
+        );
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+        for (index, close) in closed {
+            let (was, state) = close.attempt_states();
+            query = query
+                .bind(requests[*index].settlement.claim.attempt.to_string())
+                .bind(was.as_str())
+                .bind(state.as_str())
+                .bind(requests[*index].settlement.request_id.as_ref())
+                .bind((close.paid.billing != Billing::NotCharged).then_some(close.paid.cost.micros()))
+                .bind(self.at.millis());
+        }
+        let rows = query.fetch_all(&mut *self.connection).await.map_err(|error| self.store.error(error))?;
+        rows.iter().map(|row| Ok((row.parsed("id")?, row.money("reserved")?))).collect()
     }
 
     /// Reserves once more for a picture whose last call's outcome is unknown.
@@ -382,13 +348,15 @@ impl SettleRun<'_> {
         if items.is_empty() {
             return Ok(EndedItems::new());
         }
+        let items = Vec::from_iter(items);
+        let items = padded(&items);
         let sql = format!(
             "SELECT batch_id, ordinal, state, COUNT(*) AS pictures FROM images
              WHERE (batch_id, ordinal) IN (VALUES {}) GROUP BY batch_id, ordinal, state",
             placeholders(items.len(), 2)
         );
         let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
-        for (batch, ordinal) in &items {
+        for (batch, ordinal) in items {
             query = query.bind(batch.to_string()).bind(i64::from(*ordinal));
         }
         let rows = query.fetch_all(&mut *self.connection).await.map_err(|error| self.store.error(error))?;

@@ -10,7 +10,7 @@ use sqlx::AnyConnection;
 
 use super::budget::{EVERYONE, Limits};
 use super::jobs::{Job, readable};
-use super::rows::{Columns as _, placeholders};
+use super::rows::{Columns as _, padded, placeholders};
 use super::{Store, StoreError, transaction};
 use crate::domain::ids::{ImageKey, UserId, WorkerId};
 use crate::domain::money::MicroUsd;
@@ -175,6 +175,7 @@ impl Store {
         if claims.is_empty() {
             return Ok(BTreeSet::new());
         }
+        let claims = padded(claims);
         let sql = format!(
             "WITH starting (batch_id, ordinal, variant, fence) AS (VALUES {})
              UPDATE images SET state = 'running', attempts = attempts + 1 FROM starting
@@ -204,14 +205,15 @@ impl Store {
         if claims.is_empty() {
             return Ok(());
         }
+        let starting = padded(claims);
         let sql = format!(
             "WITH starting (id, fence, at) AS (VALUES {})
              UPDATE attempts SET state = 'started', fence = starting.fence, started_at = starting.at FROM starting
              WHERE attempts.id = starting.id AND attempts.state = 'held'",
-            placeholders(claims.len(), 3)
+            placeholders(starting.len(), 3)
         );
         let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
-        for claim in claims {
+        for claim in starting {
             query = query.bind(claim.attempt.to_string()).bind(claim.fence).bind(at.millis());
         }
         let started = query.execute(connection).await.map_err(|error| self.error(error))?;

@@ -7,7 +7,7 @@ use crate::domain::ids::UserId;
 use crate::domain::ledger::{ChargeOutcome, LedgerLine};
 use crate::domain::money::MicroUsd;
 use crate::domain::outcome::{Charge, Next};
-use crate::domain::state::{Billing, ErrorCode, ImageError, ImageState};
+use crate::domain::state::{AttemptState, Billing, ErrorCode, ImageError, ImageState};
 use crate::store::budget::{BudgetMove, user_scope};
 
 /// A picture's row, held for the transaction.
@@ -16,16 +16,6 @@ pub(super) struct OpenImage {
     pub(super) cost: Option<i64>,
     pub(super) billing: Option<Billing>,
     pub(super) attempts: i64,
-}
-
-/// What the transaction found of a request's picture.
-pub(super) enum Found {
-    /// Its attempt is closed.
-    Closed(Close),
-    /// Another worker has it.
-    Lost,
-    /// The database knows neither picture nor attempt.
-    Gone,
 }
 
 /// What an attempt cost, and whether the ledger knows it already.
@@ -83,6 +73,37 @@ pub(super) struct Close {
 }
 
 impl Close {
+    /// What `next` means for a picture whose row is `image`. What its attempt reserved is not known yet.
+    pub(super) fn new(image: OpenImage, mut next: Next, paid: Paid, is_cancelled: bool) -> Self {
+        let state = match &next {
+            Next::Complete(_) => ImageState::Completed,
+            Next::Fail(_) => ImageState::Failed,
+            Next::Wait(_) | Next::Again(_) | Next::AgainReserved if is_cancelled => ImageState::Cancelled,
+            Next::Wait(_) | Next::Again(_) | Next::AgainReserved => ImageState::Queued,
+        };
+        if state == ImageState::Cancelled {
+            next = Next::Fail(ImageError::passing(ErrorCode::ProviderError, "the batch was cancelled"));
+        }
+        let billing = match (image.billing, &next) {
+            (earlier, Next::Wait(_)) => earlier,
+            (None, _) => image.running.then_some(paid.billing),
+            (Some(earlier), _) => Some(earlier.then(paid.billing)),
+        };
+        Self { image, reserved: MicroUsd::ZERO, paid, billing, next, state }
+    }
+
+    /// The state that the attempt must be in, and the one that it gets.
+    pub(super) fn attempt_states(&self) -> (AttemptState, AttemptState) {
+        let was = if self.image.running { AttemptState::Started } else { AttemptState::Held };
+        let state = match (&self.next, self.paid.billing) {
+            (Next::Wait(_), _) => AttemptState::Held,
+            (_, Billing::NotCharged) => AttemptState::Released,
+            (_, Billing::Charged) => AttemptState::Settled,
+            (_, Billing::Unknown) => AttemptState::Unknown,
+        };
+        (was, state)
+    }
+
     /// The picture fails, as there is no money for another call.
     pub(super) fn fail_for_want_of_budget(&mut self) {
         let detail = "the call's outcome is unknown, and the budget has no room for another one";

@@ -46,7 +46,8 @@ fn refusing(end: &'static [&'static str]) -> Tampering {
 async fn a_batch_that_cannot_be_followed_is_cancelled_and_what_was_measured_is_told() {
     let (_data, service) = slow().await;
     let (reports, err) = ending(77, &service, refusing(&["/events"]), &[]).await;
-    assert_eq!(cancelled(&service).await, 2);
+    // All but the one that may be under way.
+    assert!(cancelled(&service).await >= 2);
     let report = &reports[0];
     assert_eq!((with("failed", report), &report["submissions"]["count"]), (vec!["time".to_owned()], &json!(21)));
     let measured = gate("time", report)["measured"].as_str().unwrap();

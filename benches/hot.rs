@@ -5,7 +5,9 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
+    clippy::print_stderr,
     clippy::disallowed_methods,
     reason = "a measurement that cannot go on says so by ending"
 )]
@@ -297,9 +299,9 @@ fn submissions(criterion: &mut Criterion) {
     let prompt = |row| format!("a cup of tea on a table by the window, in the style of an old postcard, row {row}");
     let items: Vec<Value> =
         (0..ROWS).map(|row| json!({"sceneId": format!("s-{row}"), "prompt": prompt(row), "variants": 3})).collect();
-    let jsonl: String = items.iter().map(|item| format!("{item}\n")).collect();
-    let csv: String = (0..ROWS).map(|row| format!("s-{row},\"{}\",3\n", prompt(row))).collect();
-    let csv = format!("sceneId,prompt,variants\n{csv}");
+    let jsonl = items.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
+    let rows = (0..ROWS).map(|row| format!("s-{row},\"{}\",3", prompt(row)));
+    let csv = std::iter::once("sceneId,prompt,variants".to_owned()).chain(rows).collect::<Vec<_>>().join("\n");
     let body = json!({"runMode": "live", "items": items}).to_string();
     let query = RowsQuery { run_mode: Some("live".to_owned()), model: None };
     let hash = check(body.as_bytes(), rules).unwrap().request_hash;

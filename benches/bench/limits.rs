@@ -13,8 +13,10 @@ const ALLOWANCES: [usize; 3] = [20, 5, 40];
 const PHASE: Duration = Duration::from_secs(30);
 /// How long after a change nothing counts.
 const SETTLING: Duration = Duration::from_secs(10);
-/// Calls at once that such a provider gets at most: more than any of them needs.
-const MOST_AT_ONCE: usize = 64;
+/// How long such a provider takes for a call.
+const LATENCY: Duration = Duration::from_millis(500);
+/// Calls at once that it gets at most: more than any of them needs, and no more than `IMAGE_BYTES_IN_FLIGHT` lets through.
+const MOST_AT_ONCE: usize = 32;
 
 pub(crate) async fn measure(arguments: &Arguments, table: &mut Table) {
     known(arguments, table).await;
@@ -58,8 +60,7 @@ struct Phase {
 
 async fn phases(arguments: &Arguments, adaptive: bool) -> Vec<Phase> {
     let per_second = |calls| Allowed { at_once: usize::MAX, in_window: calls, window: Duration::from_secs(1) };
-    let (latency, first) = (Duration::from_secs(1), per_second(ALLOWANCES[0]));
-    let fake = FakeGemini::start(b"\x89PNG", latency, first, |_, _| Fault::Blocked).await;
+    let fake = FakeGemini::start(b"\x89PNG", LATENCY, per_second(ALLOWANCES[0]), |_, _| Fault::Blocked).await;
     let settings = [setting("PROVIDER_CONCURRENCY", MOST_AT_ONCE), setting("PROVIDER_ADAPTIVE", adaptive)];
     let service = Service::start(&fake.url, &[&settings, &*arguments.settings()].concat()).await;
     let most = ALLOWANCES.iter().sum::<usize>() * usize::try_from(PHASE.as_secs()).unwrap();

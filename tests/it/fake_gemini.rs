@@ -158,7 +158,7 @@ impl FakeGemini {
         let picture = base64::engine::general_purpose::STANDARD.encode(picture).into();
         let state = Arc::new(State {
             script: Box::new(script),
-            allowed: Mutex::new(allowed),
+            allowed: Mutex::default(),
             latency,
             picture,
             calls: Mutex::default(),
@@ -177,7 +177,9 @@ impl FakeGemini {
                 tokio::spawn(serve(connection, serving.clone()));
             }
         });
-        Self { url, state }
+        let provider = Self { url, state };
+        provider.allow(allowed);
+        provider
     }
 
     /// Every call in the order in which they came; the limits' own refusals are not among them.

@@ -11,7 +11,7 @@ use crate::table::{Table, median};
 
 /// 10,000 rows of three pictures: how long until it is accepted, until the first event, and the memory it took.
 pub(crate) async fn measure(arguments: &Arguments, table: &mut Table) {
-    let picture = crate::job::small_picture();
+    let picture = crate::pictures::small_picture();
     let fake = FakeGemini::start(&picture, Duration::ZERO, Allowed::default(), |_, _| Fault::None).await;
     let settings = [&[setting("PROVIDER_CONCURRENCY", 16)], &*arguments.settings()].concat();
     let (mut accepted, mut first) = (Vec::new(), Vec::new());
@@ -51,7 +51,7 @@ async fn small_beside(table: &mut Table, url: &str, settings: &[(String, String)
 /// Many pictures in batches of a thousand, one after the other: memory over time.
 pub(crate) async fn soak(arguments: &Arguments, table: &mut Table) {
     const BATCH: usize = 1_000;
-    let picture = crate::job::small_picture();
+    let picture = crate::pictures::small_picture();
     let fake = FakeGemini::start(&picture, Duration::ZERO, Allowed::default(), |_, _| Fault::None).await;
     let settings = [&[setting("PROVIDER_CONCURRENCY", 16)], &*arguments.settings()].concat();
     let service = Service::start(&fake.url, &settings).await;

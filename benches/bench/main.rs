@@ -20,6 +20,7 @@ mod job;
 mod large;
 mod ledger;
 mod limits;
+mod pictures;
 mod service;
 mod settles;
 mod start;

@@ -16,7 +16,7 @@ const CLIENTS: usize = 8;
 const SPAN: Duration = Duration::from_secs(3);
 
 pub(crate) async fn measure(arguments: &Arguments, table: &mut Table) {
-    let picture = crate::job::small_picture();
+    let picture = crate::pictures::small_picture();
     let fake = FakeGemini::start(&picture, Duration::from_millis(100), Allowed::default(), |_, _| Fault::None).await;
     for limit in [1, 100] {
         let (mut service_rates, mut bare_rates) = (Vec::new(), Vec::new());

@@ -45,7 +45,7 @@ pub(crate) async fn measure(arguments: &Arguments, table: &mut Table) {
 
 /// One call after the other, so that pictures come evenly.
 async fn of_service(arguments: &Arguments, subscribers: usize) -> Round {
-    let picture = crate::job::small_picture();
+    let picture = crate::pictures::small_picture();
     let fake = FakeGemini::start(&picture, PAUSE, Allowed::default(), |_, _| Fault::None).await;
     let settings =
         [&[setting("PROVIDER_CONCURRENCY", 1), setting("THUMBNAILS_ENABLED", "false")], &*arguments.settings()]

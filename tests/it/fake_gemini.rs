@@ -109,7 +109,7 @@ pub(crate) struct Call {
 
 struct State {
     script: Box<Script>,
-    allowed: Allowed,
+    allowed: Mutex<Allowed>,
     latency: Duration,
     /// The base64 of the picture that every good answer holds.
     picture: Arc<str>,
@@ -158,7 +158,7 @@ impl FakeGemini {
         let picture = base64::engine::general_purpose::STANDARD.encode(picture).into();
         let state = Arc::new(State {
             script: Box::new(script),
-            allowed,
+            allowed: Mutex::default(),
             latency,
             picture,
             calls: Mutex::default(),
@@ -177,7 +177,9 @@ impl FakeGemini {
                 tokio::spawn(serve(connection, serving.clone()));
             }
         });
-        Self { url, state }
+        let provider = Self { url, state };
+        provider.allow(allowed);
+        provider
     }
 
     /// Every call in the order in which they came; the limits' own refusals are not among them.
@@ -188,6 +190,11 @@ impl FakeGemini {
     /// Calls that come from now on are charged, and answered when this is taken back.
     pub(crate) fn hold(&self, held: bool) {
         self.state.held.send_replace(held);
+    }
+
+    /// Calls that come from now on meet these limits.
+    pub(crate) fn allow(&self, allowed: Allowed) {
+        *self.state.allowed.lock().unwrap() = allowed;
     }
 
     /// What was charged, in micro-dollars.
@@ -251,16 +258,16 @@ async fn read_call(read: &mut BufReader<tokio::net::tcp::OwnedReadHalf>) -> Opti
 impl State {
     /// Takes the call in, or says after how long it may come again.
     fn refusal(&self) -> Option<Duration> {
-        let now = Instant::now();
+        let (now, allowed) = (Instant::now(), *self.allowed.lock().unwrap());
         let mut under_way = self.under_way.lock().unwrap();
         let mut starts = self.starts.lock().unwrap();
-        while starts.front().is_some_and(|start| now.duration_since(*start) >= self.allowed.window) {
+        while starts.front().is_some_and(|start| now.duration_since(*start) >= allowed.window) {
             starts.pop_front();
         }
-        if starts.len() >= self.allowed.in_window {
-            return starts.front().map(|first| self.allowed.window.saturating_sub(now.duration_since(*first)));
+        if starts.len() >= allowed.in_window {
+            return starts.front().map(|first| allowed.window.saturating_sub(now.duration_since(*first)));
         }
-        if under_way.0 >= self.allowed.at_once {
+        if under_way.0 >= allowed.at_once {
             return Some(self.latency);
         }
         starts.push_back(now);

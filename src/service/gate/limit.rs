@@ -4,24 +4,32 @@
 //! As an option the limit follows what the provider bears. It grows while answers come as fast as before; it is halved when
 //! the provider refuses or fails, comes back quickly to just below where that was, and feels its way up from there.
 //! A limit of calls at once is a coarse one for a provider that counts calls a second, so that calls also keep a
-//! distance: the time of a call, divided by the limit, which may be less than one.
+//! distance: the time of a call, divided by the limit, which may be less than one. Without it calls of many seconds
+//! would come in bursts, and a burst that is refused says nothing of what the provider bears.
 
 use std::time::Duration;
 
 /// The calls that an adaptive limit begins with.
 const FIRST: f64 = 4.0;
-/// The least that it falls to: one call in the time of ten.
-const LEAST: f64 = 0.1;
+/// The least that it falls to: one call in the time of fifty.
+const LEAST: f64 = 0.02;
+/// As long as nothing was refused, calls come this many times as fast as the limit asks for: were it once, a place that
+/// a short call leaves free would stay empty.
+const HURRY: f64 = 1.25;
 /// Calls are never further apart, whatever the limit: what a provider bears is found out by calls alone.
 const FURTHEST: Duration = Duration::from_secs(10);
 /// The share of what was refused that is gone back to quickly, within a few seconds.
 const SAFE: f64 = 0.9;
+/// And with each call half the way at most, so that a few calls a minute are halved in earnest.
+const BACK_EACH: f64 = 0.5;
 /// How much it grows in a second above that.
 const FEELING: f64 = 0.01;
+/// And with each call at most: of the calls of a slow provider no larger share may be refused.
+const FEELING_EACH: f64 = 0.005;
 /// How much it grows in a second as long as nothing was refused.
 const UNREFUSED: f64 = 0.25;
 /// Above this many times what was refused, that says nothing any more: the provider must have changed.
-const CHANGED: f64 = 1.1;
+const CHANGED: f64 = 1.05;
 /// The share of calls that fail from which on the provider is thought to have too much to do: one prompt that it
 /// cannot make must not slow the others down.
 const FAILING: f64 = 0.2;
@@ -62,7 +70,7 @@ pub(super) struct Adaptive {
     reduced_at: Option<Duration>,
     /// The limit at which the provider began to refuse calls: it stays until one is answered.
     refused_at: Option<f64>,
-    /// Whether a call was answered since the last reduction.
+    /// Whether a call was answered since the last reduction, or at all.
     was_answered: bool,
     /// About the share of the last calls that failed.
     failing: f64,
@@ -88,7 +96,7 @@ impl Limit {
             allowed: FIRST.min(most),
             reduced_at: None,
             refused_at: None,
-            was_answered: true,
+            was_answered: false,
             failing: 0.0,
             looked_at: Duration::ZERO,
             sent_at: Duration::ZERO,
@@ -146,7 +154,7 @@ impl Limit {
                     limit.allowed = under_way.div_ceil(2).clamp(1, limit.allowed.max(1));
                 }
             }
-            Self::Adaptive(limit) => limit.halve(now, started, LEAST),
+            Self::Adaptive(limit) => limit.refused(now, started),
         }
     }
 
@@ -171,12 +179,17 @@ fn is_news(reduced_at: &mut Option<Duration>, now: Duration, started: Duration) 
 }
 
 impl Adaptive {
-    /// Calls keep a distance as soon as the provider has refused one.
+    /// Calls keep a distance as soon as it is known how long they take.
     fn next_start(&self) -> Duration {
-        match (self.refused_at, self.times) {
-            (Some(_), Some((recent, _))) => self.sent_at + Duration::from_secs_f64(recent / self.allowed).min(FURTHEST),
-            _ => Duration::ZERO,
-        }
+        let Some((recent, _)) = self.times else { return Duration::ZERO };
+        let hurry = if self.refused_at.is_some() { 1.0 } else { HURRY };
+        self.sent_at + Duration::from_secs_f64(recent / self.allowed / hurry).min(FURTHEST)
+    }
+
+    /// Less than one call at once means something only if it is known how long calls take.
+    fn refused(&mut self, now: Duration, started: Duration) {
+        let least = if self.times.is_some() { LEAST } else { 1.0 };
+        self.halve(now, started, least);
     }
 
     /// Halves the limit, not below `least`, unless the call was sent before it was last halved.
@@ -203,8 +216,8 @@ impl Adaptive {
         let growth = match self.refused_at {
             None => self.allowed * UNREFUSED * passed,
             Some(calls) => {
-                let back = (calls * SAFE - self.allowed).max(0.0) * passed.min(1.0);
-                back.max(self.allowed * FEELING * passed)
+                let back = (calls * SAFE - self.allowed).max(0.0) * passed.min(BACK_EACH);
+                back.max(self.allowed * (FEELING * passed).min(FEELING_EACH))
             }
         };
         self.allowed = (self.allowed + growth).min(self.most);

@@ -3,6 +3,8 @@ use crate::clock::FixedClock;
 use crate::domain::time::Timestamp;
 
 const SECOND: Duration = Duration::from_secs(1);
+/// A step of time.
+const TICK: Duration = Duration::from_millis(10);
 
 fn gate(concurrency: u32, calls_a_minute: Option<u32>) -> (Arc<FixedClock>, Gate) {
     let clock = Arc::new(FixedClock::at(Timestamp::from_millis(0)));
@@ -83,12 +85,22 @@ fn calls_come_back_by_and_by_after_a_pause() {
     assert_eq!(std::iter::from_fn(|| gate.pass("m").ok()).collect::<Vec<_>>().len(), 20);
 }
 
-/// What a provider that takes `allowance` calls a second, each for `time`, was sent in `span`: calls that it took,
-/// and calls that it refused.
-fn traffic(clock: &FixedClock, gate: &Gate, allowance: usize, time: Duration, span: Duration) -> (usize, usize) {
-    const TICK: Duration = Duration::from_millis(10);
-    let (mut under_way, mut taken): (Vec<(Duration, Pass<'_>, Verdict)>, Vec<Duration>) = Default::default();
-    let (mut refused, end) = (0, clock.monotonic() + span);
+/// An adaptive gate.
+fn adaptive(most: u32) -> (Arc<FixedClock>, Gate) {
+    let clock = Arc::new(FixedClock::at(Timestamp::from_millis(0)));
+    clock.advance(SECOND);
+    (clock.clone(), Gate::new(clock, GateRules { adaptive: true, ..GateRules::new(most, None) }))
+}
+
+/// Sends what the gate lets through for `span`. `provider` is told the time and the calls under way, and says how long a
+/// call takes and how it ends.
+fn send(
+    clock: &FixedClock,
+    gate: &Gate,
+    span: Duration,
+    mut provider: impl FnMut(Duration, usize) -> (Duration, Verdict),
+) {
+    let (mut under_way, end): (Vec<(Duration, Pass<'_>, Verdict)>, _) = (Vec::new(), clock.monotonic() + span);
     while clock.monotonic() < end {
         let now = clock.monotonic();
         for (_, pass, verdict) in under_way.extract_if(.., |(end, ..)| *end <= now) {
@@ -96,36 +108,118 @@ fn traffic(clock: &FixedClock, gate: &Gate, allowance: usize, time: Duration, sp
         }
         while let Ok(mut pass) = gate.pass("m") {
             pass.send();
-            let in_window: Vec<_> = taken.iter().filter(|at| now.saturating_sub(**at) < SECOND).collect();
-            if in_window.len() < allowance {
-                taken.push(now);
-                under_way.push((now + time, pass, Verdict::Answered));
-            } else {
-                refused += 1;
-                let pause = (*in_window[in_window.len() - allowance] + SECOND).saturating_sub(now);
-                under_way.push((now + TICK, pass, Verdict::Throttled(pause)));
-            }
+            let (time, verdict) = provider(now, under_way.len());
+            under_way.push((now + time, pass, verdict));
         }
         clock.advance(TICK);
     }
+}
+
+/// What a provider that takes `allowance` calls in a `window`, each for `time`, was sent in `span`: calls that it took,
+/// and calls that it refused.
+fn traffic(
+    clock: &FixedClock,
+    gate: &Gate,
+    (allowance, window): (usize, Duration),
+    time: Duration,
+    span: Duration,
+) -> (usize, usize) {
+    let (mut taken, mut refused): (Vec<Duration>, usize) = (Vec::new(), 0);
+    send(clock, gate, span, |now, _| {
+        let in_window = taken.iter().filter(|at| now.saturating_sub(**at) < window).count();
+        if in_window < allowance {
+            taken.push(now);
+            (time, Verdict::Answered)
+        } else {
+            refused += 1;
+            let pause = (taken[taken.len() - allowance] + window).saturating_sub(now);
+            (TICK, Verdict::Throttled(pause))
+        }
+    });
     (taken.len(), refused)
+}
+
+const fn a_second(calls: usize) -> (usize, Duration) {
+    (calls, SECOND)
 }
 
 #[test]
 fn an_adaptive_gate_finds_what_a_provider_bears_and_finds_out_when_that_changes() {
     for time in [200, 1_000, 3_000].map(Duration::from_millis) {
-        let clock = Arc::new(FixedClock::at(Timestamp::from_millis(0)));
-        clock.advance(SECOND);
-        let gate = Gate::new(clock.clone(), GateRules { adaptive: true, ..GateRules::new(256, None) });
+        let (clock, gate) = adaptive(256);
         let minute = Duration::from_mins(1);
         for allowance in [20, 40, 5, 20] {
-            let (_, storm) = traffic(&clock, &gate, allowance, time, minute);
-            let (taken, refused) = traffic(&clock, &gate, allowance, time, minute);
+            let (_, storm) = traffic(&clock, &gate, a_second(allowance), time, minute);
+            let (taken, refused) = traffic(&clock, &gate, a_second(allowance), time, minute);
             let due = 60 * allowance;
             assert!(taken * 10 > due * 7, "{taken} calls of {due}, {time:?} each");
-            assert!(refused * 50 < due && storm * 16 < due, "{refused} of {due} refused, {storm} before");
+            assert!(refused * 50 < due && storm * 20 < due, "{refused} of {due} refused, {storm} before");
         }
     }
+}
+
+#[test]
+fn an_adaptive_gate_leaves_no_place_empty_before_a_provider_without_limits() {
+    let (clock, gate) = adaptive(16);
+    let mut number = 0;
+    let mut sent_in = |span| {
+        let before = number;
+        send(&clock, &gate, span, |_, _| {
+            number += 1;
+            // Half a second to one and a half: a second as a rule.
+            (TICK * (50 + number * 37 % 101), Verdict::Answered)
+        });
+        number - before
+    };
+    sent_in(30 * SECOND);
+    let sent = sent_in(60 * SECOND);
+    assert!(sent * 100 > 16 * 60 * 92, "{sent} calls of {}", 16 * 60);
+}
+
+#[test]
+fn an_adaptive_gate_sends_long_calls_in_no_burst_that_would_say_nothing() {
+    for seconds in [3, 10] {
+        let (clock, gate) = adaptive(512);
+        let time = seconds * SECOND;
+        let (_, storm) = traffic(&clock, &gate, a_second(20), time, 40 * SECOND);
+        let (taken, refused) = traffic(&clock, &gate, a_second(20), time, 20 * SECOND);
+        assert!(taken * 10 > 20 * 20 * 7, "{taken} calls of 400, {time:?} each");
+        assert!(storm + refused < 10, "{storm} refused, and {refused} after that");
+    }
+}
+
+#[test]
+fn an_adaptive_gate_is_soon_back_when_the_provider_bears_more_again() {
+    for time in [200, 1_000, 3_000].map(Duration::from_millis) {
+        let (clock, gate) = adaptive(256);
+        traffic(&clock, &gate, a_second(5), time, Duration::from_mins(1));
+        traffic(&clock, &gate, a_second(40), time, 25 * SECOND);
+        let (taken, _) = traffic(&clock, &gate, a_second(40), time, 10 * SECOND);
+        assert!(taken * 10 > 10 * 40 * 7, "{taken} calls of 400, {time:?} each");
+    }
+}
+
+#[test]
+fn an_adaptive_gate_troubles_a_slow_provider_no_more_than_a_fast_one() {
+    for (window, time) in [(1, 200), (1, 3_000), (5, 200), (5, 3_000)] {
+        let (clock, gate) = adaptive(64);
+        let (allowance, time) = ((1, window * SECOND), Duration::from_millis(time));
+        traffic(&clock, &gate, allowance, time, Duration::from_mins(2));
+        let (taken, refused) = traffic(&clock, &gate, allowance, time, Duration::from_mins(4));
+        let due = 240 / usize::try_from(window).unwrap();
+        assert!(taken * 10 > due * 7, "{taken} calls of {due}, {time:?} each");
+        assert!(refused * 20 <= due, "{refused} of {due} refused, {time:?} each");
+    }
+}
+
+#[test]
+fn what_is_refused_before_any_answer_says_nothing_of_what_the_provider_bears() {
+    let (clock, gate) = adaptive(256);
+    // Somebody else has used up the minute.
+    send(&clock, &gate, Duration::from_mins(1), |_, _| (TICK, Verdict::Throttled(SECOND)));
+    traffic(&clock, &gate, a_second(20), 3 * SECOND, 30 * SECOND);
+    let (taken, _) = traffic(&clock, &gate, a_second(20), 3 * SECOND, 20 * SECOND);
+    assert!(taken * 10 > 20 * 20 * 7, "{taken} calls of 400");
 }
 
 #[test]
@@ -133,10 +227,8 @@ fn an_adaptive_gate_comes_back_soon_after_an_outage_and_after_a_long_spell_of_re
     const LATENCY: Duration = Duration::from_secs(3);
     let half_an_hour = Duration::from_mins(30);
     for verdict in [Verdict::Failed, Verdict::Throttled(5 * SECOND)] {
-        let clock = Arc::new(FixedClock::at(Timestamp::from_millis(0)));
-        clock.advance(SECOND);
-        let gate = Gate::new(clock.clone(), GateRules { adaptive: true, ..GateRules::new(64, None) });
-        let (before, _) = traffic(&clock, &gate, 15, LATENCY, Duration::from_mins(4));
+        let (clock, gate) = adaptive(64);
+        let (before, _) = traffic(&clock, &gate, a_second(15), LATENCY, Duration::from_mins(4));
         assert!(before > 15 * 240 / 2, "{before}");
         let end = clock.monotonic() + half_an_hour;
         while clock.monotonic() < end {
@@ -147,27 +239,20 @@ fn an_adaptive_gate_comes_back_soon_after_an_outage_and_after_a_long_spell_of_re
                 pass.end(verdict);
             }
         }
-        traffic(&clock, &gate, 15, LATENCY, Duration::from_mins(2));
-        let (after, _) = traffic(&clock, &gate, 15, LATENCY, Duration::from_mins(1));
+        traffic(&clock, &gate, a_second(15), LATENCY, Duration::from_mins(2));
+        let (after, _) = traffic(&clock, &gate, a_second(15), LATENCY, Duration::from_mins(1));
         assert!(after * 10 > 15 * 60 * 7, "{after} calls in the third minute after {verdict:?}");
     }
 }
 
 #[test]
 fn one_prompt_that_the_provider_cannot_make_slows_no_other_down() {
-    let clock = Arc::new(FixedClock::at(Timestamp::from_millis(0)));
-    clock.advance(SECOND);
-    let gate = Gate::new(clock.clone(), GateRules { adaptive: true, ..GateRules::new(16, None) });
+    let (clock, gate) = adaptive(16);
     let mut number = 0_u32;
-    for _ in 0..200 {
-        let passes: Vec<_> = std::iter::from_fn(|| gate.pass("m").ok()).collect();
-        clock.advance(SECOND);
-        for mut pass in passes {
-            pass.send();
-            number += 1;
-            pass.end(if number.is_multiple_of(10) { Verdict::Failed } else { Verdict::Answered });
-        }
-    }
+    send(&clock, &gate, Duration::from_mins(3), |_, _| {
+        number += 1;
+        (SECOND, if number.is_multiple_of(10) { Verdict::Failed } else { Verdict::Answered })
+    });
     assert_eq!(gate.view().allowed, 16);
 }
 
@@ -186,20 +271,13 @@ fn a_quota_of_one_model_hides_no_pause_of_all() {
 
 #[test]
 fn an_adaptive_gate_asks_for_no_more_of_a_provider_that_slows_down() {
-    let clock = Arc::new(FixedClock::at(Timestamp::from_millis(0)));
-    clock.advance(SECOND);
-    let gate = Gate::new(clock.clone(), GateRules { adaptive: true, ..GateRules::new(256, None) });
+    let (clock, gate) = adaptive(256);
     // Ten at once are as fast as one; more wait in a line of the provider's own.
-    for _ in 0..500 {
-        let passes: Vec<_> = std::iter::from_fn(|| gate.pass("m").ok()).collect();
-        let line = u32::try_from(passes.len().div_ceil(10)).unwrap();
-        clock.advance(SECOND * line);
-        for pass in passes {
-            pass.end(Verdict::Answered);
-        }
-    }
+    send(&clock, &gate, Duration::from_mins(10), |_, under_way| {
+        (SECOND.max(SECOND * u32::try_from(under_way).unwrap() / 10), Verdict::Answered)
+    });
     assert!((10..=50).contains(&gate.view().allowed), "{:?}", gate.view());
-    assert!(!std::iter::from_fn(|| gate.pass("m").ok()).collect::<Vec<_>>().is_empty());
+    clock.advance(SECOND);
     gate.pass("m").ok().unwrap().end(Verdict::Failed);
 }
 

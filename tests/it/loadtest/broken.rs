@@ -83,7 +83,7 @@ async fn a_submission_whose_answer_is_lost_is_asked_for_again_and_cancelled() {
         if is_first { Fate::Swallowed } else { Fate::Answered }
     });
     let (reports, err) = ending(69, &service, first, &["--deadline", "4s"]).await;
-    assert_eq!(cancelled(&service).await, 2);
+    assert!(cancelled(&service).await >= 2);
     let measured = gate("time", &reports[0])["measured"].as_str().unwrap();
     assert!(measured.contains("not answered before the deadline; cancelled"), "{measured}");
     assert!(err.contains("Stopping the batch."), "{err}");

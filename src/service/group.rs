@@ -96,3 +96,80 @@ impl<W: GroupWriter> Groups<W> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    /// Numbers are written a group at a time; 13 spoils its group, and is never written.
+    #[derive(Default)]
+    struct Numbers {
+        groups: Mutex<Vec<Vec<u32>>>,
+        /// So many groups are not written, as nothing answers.
+        outages: Mutex<u32>,
+    }
+
+    impl GroupWriter for Numbers {
+        type Request = u32;
+        type Answer = u32;
+        const MOST: usize = 3;
+
+        async fn write(&self, numbers: &[u32]) -> Result<Vec<u32>, StoreError> {
+            // The others come while this one writes.
+            tokio::task::yield_now().await;
+            self.groups.lock().unwrap().push(numbers.to_vec());
+            let outages = *self.outages.lock().unwrap();
+            if outages > 0 {
+                *self.outages.lock().unwrap() = outages - 1;
+                return Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut));
+            }
+            if numbers.contains(&13) {
+                return Err(StoreError::corrupt("13"));
+            }
+            Ok(numbers.iter().map(|number| number * 10).collect())
+        }
+    }
+
+    async fn write(groups: &Groups<Numbers>, numbers: &[u32]) -> Vec<Option<u32>> {
+        join_all(numbers.iter().map(|number| async { groups.write(|| *number).await.ok() })).await
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_one_writes_is_the_next_group() {
+        let groups = Groups::new(Numbers::default());
+        assert_eq!(write(&groups, &[1, 2, 3, 4, 5]).await, [10, 20, 30, 40, 50].map(Some));
+        assert_eq!(*groups.writer.groups.lock().unwrap(), [vec![1], vec![2, 3, 4], vec![5]]);
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_written_spoils_no_other() {
+        let groups = Groups::new(Numbers::default());
+        assert_eq!(write(&groups, &[1, 2, 13, 3]).await, [Some(10), Some(20), None, Some(30)]);
+        let written = groups.writer.groups.lock().unwrap().clone();
+        assert_eq!(written, [vec![1], vec![2, 13, 3], vec![2], vec![13], vec![3]]);
+    }
+
+    #[tokio::test]
+    async fn at_an_outage_one_is_told_and_the_others_come_again_together() {
+        let groups = Groups::new(Numbers { outages: Mutex::new(2), ..Numbers::default() });
+        assert_eq!(write(&groups, &[1, 2, 3, 4]).await, [None, None, Some(30), Some(40)]);
+        assert_eq!(groups.writer.groups.lock().unwrap().last().unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_is_stopped_leaves_nobody_waiting() {
+        let groups = Arc::new(Groups::new(Numbers::default()));
+        let (first, second) = (groups.clone(), groups.clone());
+        let mut first = Box::pin(async move { first.write(|| 1).await });
+        let mut second = Box::pin(async move { second.write(|| 2).await });
+        // The first takes its turn and begins to write; the second waits for it.
+        assert!(futures_util::poll!(first.as_mut()).is_pending());
+        assert!(futures_util::poll!(second.as_mut()).is_pending());
+        drop(first);
+        assert_eq!(second.await.unwrap(), 20);
+    }
+}

@@ -1,6 +1,6 @@
 //! A stored picture, and the receipt that lies beside it.
 
-use std::fmt;
+use std::{fmt, io};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -71,6 +71,23 @@ impl Sha256Hex {
     pub fn of(bytes: &[u8]) -> Self {
         use sha2::Digest;
         Self(sha2::Sha256::digest(bytes).into())
+    }
+
+    /// Hashes what `reader` gives until its end, a piece of it in memory at a time.
+    ///
+    /// # Errors
+    /// What reading failed with.
+    pub fn of_reader(mut reader: impl io::Read) -> io::Result<Self> {
+        use sha2::Digest;
+        let (mut hash, mut piece) = (sha2::Sha256::new(), [0; 8 << 10]);
+        loop {
+            match reader.read(&mut piece) {
+                Ok(0) => return Ok(Self(hash.finalize().into())),
+                Ok(read) => hash.update(piece.get(..read).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 

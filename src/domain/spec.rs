@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -111,11 +112,36 @@ impl FromStr for ReferenceMode {
     }
 }
 
+/// Where a reference is. Clones share the text: every row of a batch has the pack's.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub struct ReferenceUrl(Arc<str>);
+
+impl ReferenceUrl {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for ReferenceUrl {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<ReferenceUrl> for String {
+    fn from(url: ReferenceUrl) -> Self {
+        url.as_str().to_owned()
+    }
+}
+
 /// A picture that the model is shown beside the prompt.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Reference {
     /// Where it is; checked when it is fetched, not before.
-    pub url: String,
+    pub url: ReferenceUrl,
     /// What of it counts.
     pub mode: ReferenceMode,
     /// Lowercase hex SHA-256 that its bytes must have, if the client said so.

@@ -2,7 +2,8 @@
 //!
 //! When there is no room, the one that has waited longest for a request is closed for the new one; if none does, the one
 //! that has waited longest for its client to read. So whoever holds thousands of connections open without sending a
-//! whole request, or without taking the answer, keeps nobody out.
+//! whole request, or without taking the answer, keeps nobody out. Nor does he fill the memory: answers that nobody reads
+//! have so much of it together, and beyond that the one is given up whose client has read nothing for the longest.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,6 +17,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+
+/// Most bytes of answers that wait for clients that do not read, of all connections together.
+const MOST_UNREAD: usize = 32 << 20;
 
 /// All connections of one listener.
 #[derive(Clone)]
@@ -41,7 +45,34 @@ type Place = (Wait, u64);
 #[derive(Default)]
 struct Waiting {
     next: u64,
-    by_age: BTreeMap<Place, CancellationToken>,
+    by_age: BTreeMap<Place, Waiter>,
+    /// The bytes of all that wait for their client to read.
+    unread: usize,
+}
+
+struct Waiter {
+    evicted: CancellationToken,
+    unread: usize,
+}
+
+impl Waiting {
+    fn enter(&mut self, place: Place, waiter: Waiter) {
+        self.unread += waiter.unread;
+        self.by_age.insert(place, waiter);
+    }
+
+    fn leave(&mut self, place: Place) -> Option<Waiter> {
+        let waiter = self.by_age.remove(&place)?;
+        self.unread -= waiter.unread;
+        Some(waiter)
+    }
+
+    /// Closes the first of those for which `is_meant` is so; whether there is one.
+    fn evict(&mut self, is_meant: impl Fn(&Waiter) -> bool) -> bool {
+        let place = self.by_age.iter().find(|(_, waiter)| is_meant(waiter)).map(|(place, _)| *place);
+        let waiter = place.and_then(|place| self.leave(place));
+        waiter.map(|waiter| waiter.evicted.cancel()).is_some()
+    }
 }
 
 /// One connection; it makes room when it is dropped.
@@ -64,6 +95,8 @@ struct Standing {
     stalled: bool,
     /// Where it waits; `None` while something is done for it.
     place: Option<Place>,
+    /// Bytes of answers that it was given and has not sent.
+    unsent: usize,
     /// It is closed, or is about to be.
     over: bool,
 }
@@ -83,9 +116,8 @@ impl Connections {
             if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
                 return Some(slot);
             }
-            let oldest = self.lock().by_age.pop_first();
-            if let Some((_, oldest)) = oldest {
-                oldest.cancel();
+            let evicted = self.lock().evict(|_| true);
+            if evicted {
                 return Arc::clone(&self.slots).acquire_owned().await.ok();
             }
             tokio::select! {
@@ -147,12 +179,14 @@ impl State {
         }
         let mut waiting = self.connections.lock();
         if let Some(left) = standing.place.take() {
-            waiting.by_age.remove(&left);
+            waiting.leave(left);
         }
         if let Some(wait) = wait {
             let place = (wait, waiting.next);
             waiting.next += 1;
-            waiting.by_age.insert(place, self.evicted.clone());
+            let unread = if wait == Wait::Reader { standing.unsent } else { 0 };
+            waiting.enter(place, Waiter { evicted: self.evicted.clone(), unread });
+            while waiting.unread > MOST_UNREAD && waiting.evict(|waiter| waiter.unread > 0) {}
             standing.place = Some(place);
             self.connections.begun.notify_one();
         }
@@ -213,12 +247,37 @@ impl AsyncWrite for Watched {
 /// A body that keeps its connection busy until it is sent, or given up.
 pub(super) struct Held {
     body: Body,
-    _busy: Busy,
+    busy: Busy,
 }
 
 impl Held {
     pub(super) const fn new(body: Body, busy: Busy) -> Self {
-        Self { body, _busy: busy }
+        Self { body, busy }
+    }
+}
+
+/// A piece of an answer, for as long as its connection has to hold it.
+struct Piece {
+    bytes: Bytes,
+    state: Arc<State>,
+}
+
+impl Piece {
+    fn of(bytes: Bytes, state: &Arc<State>) -> Bytes {
+        state.change(|standing| standing.unsent += bytes.len());
+        Bytes::from_owner(Self { bytes, state: Arc::clone(state) })
+    }
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.state.change(|standing| standing.unsent -= self.bytes.len());
     }
 }
 
@@ -230,7 +289,8 @@ impl HttpBody for Held {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        frame.map_ok(|frame| frame.map_data(|bytes| Piece::of(bytes, &self.busy.0)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -304,6 +364,33 @@ mod tests {
         drop(busy);
         assert!(room.as_mut().now_or_never().is_none());
         assert!(only.evicted().is_cancelled(), "it waits for its next request, and another one for its place");
+    }
+
+    #[test]
+    fn answers_that_nobody_reads_have_so_much_memory_and_the_one_that_waited_longest_is_given_up() {
+        let connections = Connections::new(5);
+        let [small, first, second, reading, third] = std::array::from_fn(|_| opened(&connections).unwrap());
+        // An answer as hyper holds it: taken from its body, and not written.
+        let stalled = |one: &Connection, bytes: usize| {
+            let mut body = Held::new(Body::from(vec![0; bytes]), one.begin());
+            let taken = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).now_or_never();
+            drop(one.shared.wrote::<()>(Poll::Pending));
+            taken.unwrap()
+        };
+        let evicted = || [&small, &first, &second, &reading, &third].map(|one| one.evicted().is_cancelled());
+        let half = MOST_UNREAD / 2;
+        let _held = [stalled(&small, 0), stalled(&first, half), stalled(&second, half)];
+        let sent = stalled(&reading, half);
+        assert_eq!(evicted(), [false, true, false, false, false], "one that holds nothing is let be");
+        drop(reading.shared.wrote(Poll::Ready(Ok(half))));
+        drop(sent);
+        let _third = stalled(&third, half);
+        assert_eq!(evicted(), [false, true, false, false, false], "who reads holds none of it");
+        let _again = stalled(&reading, 1);
+        assert_eq!(evicted(), [false, true, true, false, false]);
+        assert_eq!(connections.lock().unread, half + 1);
+        drop((small, first, second, reading, third));
+        assert_eq!(connections.lock().unread, 0);
     }
 
     #[test]

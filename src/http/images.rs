@@ -8,6 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::header::{ETAG, HOST, LOCATION};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::{self, Accepted, Here, RowFormat, RowsQuery, Rules};
 use super::etag::Tag;
@@ -77,12 +78,13 @@ pub async fn submit(
     body: Body,
 ) -> Result<Response, Problem> {
     let upload = upload::read(&headers, body, FORMATS, state.limits.max_body_bytes, &state.uploads).await?;
-    let (key, accepted) = check(&state, &headers, parameters, upload).await?;
+    let (key, accepted, share) = check(&state, &headers, parameters, upload).await?;
     if accepted.spec.run_mode == RunMode::DryRun {
         return Ok(Json(state.batches.estimate(&accepted.spec)?).into_response());
     }
     let idempotency = key.map(|key| Idempotency { key, request_hash: accepted.request_hash });
     let submitted = state.batches.submit(&caller, accepted.spec, idempotency).await?;
+    drop(share);
     let Submitted { batch, replayed, webhook } = submitted;
     answer_accepted(&state.batches, &caller.user, batch, replayed, webhook, &headers).await
 }
@@ -106,16 +108,18 @@ enum SubmitAnswer {
     Batch(BatchView),
 }
 
-/// Everything that is wrong with a submission is told at once, its header and its body.
+/// Everything that is wrong with a submission is told at once, its header and its body. What comes of the body is about as
+/// long as it, and keeps its share of the memory.
 async fn check(
     state: &AppState,
     headers: &HeaderMap,
     mut parameters: Parameters,
     upload: Upload,
-) -> Result<(Option<String>, Accepted), Problem> {
+) -> Result<(Option<String>, Accepted, OwnedSemaphorePermit), Problem> {
+    let Upload { format, bytes, share } = upload;
     let (limits, default_model, webhooks) = (state.limits, Arc::clone(&state.default_model), state.webhooks.clone());
-    let large = upload.bytes.len() > CHECKED_IN_PLACE;
-    let rows = match upload.format {
+    let large = bytes.len() > CHECKED_IN_PLACE;
+    let rows = match format {
         Format::Json => None,
         Format::Csv => Some(RowFormat::Csv),
         Format::Jsonl => Some(RowFormat::Jsonl),
@@ -141,13 +145,13 @@ async fn check(
             webhook_refusal: &|url| webhooks.refusal(url),
         };
         match rows {
-            None => body::check(&upload.bytes, rules),
-            Some((format, query)) => body::check_rows(&upload.bytes, format, &query, rules),
+            None => body::check(&bytes, rules),
+            Some((format, query)) => body::check_rows(&bytes, format, &query, rules),
         }
     };
     let checked = if large { tokio::task::spawn_blocking(check).await.map_err(stopped)? } else { check() };
     match (idempotency_key(headers), parameters.into_faults(), checked) {
-        (Ok(key), query, Ok(accepted)) if query.is_empty() => Ok((key, accepted)),
+        (Ok(key), query, Ok(accepted)) if query.is_empty() => Ok((key, accepted, share)),
         (key, query, checked) => {
             let faults = key.err().into_iter().chain(query).chain(checked.err().into_iter().flatten());
             Err(Problem::invalid(faults.collect()))

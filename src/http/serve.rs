@@ -272,6 +272,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn large_answers_that_nobody_reads_are_cut_the_first_ones_first() {
+        const LARGE: usize = 8 << 20;
+        let served = start(Router::new().route("/", get(|| async { vec![0; LARGE] }))).await;
+        let mut clients = Vec::new();
+        for _ in 0..10 {
+            let mut client = send(served.address, "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+            client.read_exact(&mut [0; 12]).await.unwrap();
+            clients.push(client);
+        }
+        let mut whole = Vec::new();
+        for mut client in clients {
+            let mut answer = Vec::new();
+            whole.push(client.read_to_end(&mut answer).await.is_ok() && answer.len() > LARGE);
+        }
+        // Four have 32 MiB, and the kernel holds a part of some of the others.
+        assert!(!whole[0] && whole[6..].iter().all(|whole| *whole), "{whole:?}");
+        served.draining.cancel();
+    }
+
+    #[tokio::test]
     async fn a_header_beyond_all_bounds_is_refused_unread() {
         let served = start(Router::new()).await;
         let header = "x".repeat(MAX_HEADER_BYTES);

@@ -79,13 +79,14 @@ impl Format {
     }
 }
 
-/// A body, and its share of the memory for as long as it is looked at.
+/// A body, and its share of the memory, which is to be held as long as what came of it.
 pub struct Upload {
     /// How it is written.
     pub format: Format,
     /// The body.
     pub bytes: Bytes,
-    _share: OwnedSemaphorePermit,
+    /// Its share.
+    pub(super) share: OwnedSemaphorePermit,
 }
 
 /// Reads a body of at most `most` bytes in one of `formats`.
@@ -106,7 +107,7 @@ pub async fn read(
         Ok(format) => {
             let share = budget.share(headers, most).await?;
             let read = tokio::time::timeout(BODY_TIMEOUT, collect(&mut stream, most)).await;
-            read.map(|read| read.map(|bytes| Upload { format, bytes, _share: share }))
+            read.map(|read| read.map(|bytes| Upload { format, bytes, share }))
         }
         Err(problem) => Ok(Err(problem)),
     };

@@ -297,7 +297,14 @@ mod tests {
                     scene_id: "s".parse().unwrap(),
                     prompt: call.prompt.clone(),
                     variants: 1,
-                    references: vec![Reference { url: String::new(), mode: ReferenceMode::StyleOnly, sha256: None }; 6],
+                    references: vec![
+                        Reference {
+                            url: String::new().into(),
+                            mode: ReferenceMode::StyleOnly,
+                            sha256: None
+                        };
+                        6
+                    ],
                     aspect_ratio: call.aspect_ratio,
                     image_size,
                 };

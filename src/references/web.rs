@@ -121,7 +121,7 @@ impl ReferenceSource for WebReferences {
     async fn fetch(&self, reference: &Reference) -> Result<ReferenceImage, ReferenceError> {
         // Held until the picture is ready: the bytes that wait for the decoder are bounded by it too.
         let _slot = self.fetching.acquire().await.map_err(|_| stopped())?;
-        let fetched = self.fetch_in_time(&reference.url).await?;
+        let fetched = self.fetch_in_time(reference.url.as_str()).await?;
         let picture = self.preparer.prepare(fetched, reference.sha256.clone()).await?;
         Ok(ReferenceImage { bytes: picture.bytes, format: picture.format, mode: reference.mode })
     }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::admission::{Admission, Admitted, Permit, quota_exhausted};
 use super::course::{self, Course, Ending};
 use super::gate::Verdict;
-use super::memory::{PictureMemory, max_answer_bytes};
+use super::memory::{PictureMemory, Share, max_answer_bytes};
 use super::references::References;
 use super::settle::Settler;
 use super::start::{Started, Starter};
@@ -173,7 +173,7 @@ impl Executor {
             return Some(outcome.into());
         }
         let mut share = tokio::select! {
-            share = self.memory.share(spec.image_size, spec.references.len()) => share?,
+            share = self.memory.share(spec.image_size, spec.references.len()) => share,
             () = signals.draining.cancelled() => return None,
         };
         let gathered = self.references.gather(job, &spec.references, &signals.draining);
@@ -188,7 +188,7 @@ impl Executor {
                 return Some(Outcome::Refused(error).into());
             }
         };
-        share.keep(references.iter().map(|reference| reference.bytes.len() as u64).sum());
+        share.gathered(references.iter().map(|reference| reference.bytes.len() as u64).sum());
         let call = match self.call(job, spec, references) {
             Ok(call) => call,
             Err(error) => return Some(Outcome::Refused(error).into()),
@@ -202,7 +202,7 @@ impl Executor {
         failpoint::hit("execute.prepared");
         let started = self.start(job, signals).await;
         if let Some(Started::Durably) = started {
-            return Some(self.send(job, &call, permit, slot, course, signals).await);
+            return Some(self.send(job, Ready { call, share, permit }, slot, course, signals).await);
         }
         self.admission.unused(permit).await;
         started.map(|_| Outcome::Postponed(RETRY_PAUSE).into())
@@ -278,20 +278,20 @@ impl Executor {
     async fn send(
         &self,
         job: &Job,
-        call: &ImageCall,
-        mut permit: Permit<'_>,
+        ready: Ready<'_>,
         slot: Option<Slot>,
         course: &mut Course,
         signals: &Signals,
     ) -> Ended {
         failpoint::hit("execute.started");
+        let Ready { call, share, mut permit } = ready;
         if !self.admission.send(&mut permit).await {
             return Outcome::Postponed(RETRY_PAUSE).into();
         }
         let flight = self.metrics.call();
         let sent = async {
             tokio::select! {
-                answer = tokio::time::timeout(self.call_timeout, self.provider.generate(call)) => Some(answer),
+                answer = tokio::time::timeout(self.call_timeout, self.provider.generate(&call)) => Some(answer),
                 () = signals.aborting.cancelled() => None,
             }
         };
@@ -307,9 +307,9 @@ impl Executor {
         let default_pause = self.admission.default_pause();
         let verdict = verdict(answer.as_ref().err(), default_pause);
         self.admission.ended(job.claim.image.batch, &job.model, permit, verdict).await;
-        drop(slot);
+        drop((slot, call));
         match answer {
-            Ok(answer) => self.answered(job, answer, course, signals).await,
+            Ok(answer) => self.answered(job, answer, share, course, signals).await,
             Err(error) => {
                 course.failed(course::fault_of(&error));
                 // In the provider's own words, which may repeat what it was asked.
@@ -319,7 +319,16 @@ impl Executor {
         }
     }
 
-    async fn answered(&self, job: &Job, answer: Answer, course: &mut Course, signals: &Signals) -> Ended {
+    /// Stores what is in an answer; its share of the memory is what it has, and is given back when that is written.
+    async fn answered(
+        &self,
+        job: &Job,
+        answer: Answer,
+        mut share: Share,
+        course: &mut Course,
+        signals: &Signals,
+    ) -> Ended {
+        share.answered(answer.picture.as_ref().map_or(0, |bytes| bytes.len() as u64));
         let cost = answer.usage.and_then(|usage| self.cost(job, &usage));
         let outcome = match answer.picture {
             Err(error) => {
@@ -411,6 +420,13 @@ impl Executor {
         };
         course.tell(&self.traces, job, &ending, &settlement, settled);
     }
+}
+
+/// A call that can be sent, and what it holds meanwhile.
+struct Ready<'a> {
+    call: ImageCall,
+    share: Share,
+    permit: Permit<'a>,
 }
 
 /// What the end of a call means for the next ones.

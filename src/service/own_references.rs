@@ -48,7 +48,7 @@ impl OwnReferences {
     /// What `reference` leads to, if it is an address of ours.
     #[must_use]
     pub fn locate(&self, reference: &Reference) -> Option<LinkedObject> {
-        self.assets.locate(&reference.url)
+        self.assets.locate(reference.url.as_str())
     }
 
     /// The picture that `link` leads to, if it is `owner`'s.

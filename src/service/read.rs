@@ -152,7 +152,7 @@ impl Batches {
         let images = row.images.into_iter().map(|image| self.image_view(batch, &row.scene_id, image));
         let images = try_join_all(images).await?;
         let error = images.iter().find_map(|image| image.error.clone());
-        let reference = |Reference { url, mode, .. }| ReferenceView { url, mode };
+        let reference = |Reference { url, mode, .. }| ReferenceView { url: url.into(), mode };
         Ok(ItemView {
             scene_id: row.scene_id,
             prompt: row.prompt,

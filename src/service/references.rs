@@ -193,6 +193,6 @@ const fn counted(error: Option<&ReferenceError>, own: bool) -> ReferenceOutcome 
 /// picture of our own, the same object.
 fn name(batch: BatchId, reference: &Reference, link: Option<&LinkedObject>) -> String {
     let promise = reference.sha256.as_deref().unwrap_or_default();
-    let (kind, place) = link.map_or(("web", &reference.url), |link| ("own", &link.object));
+    let (kind, place) = link.map_or(("web", reference.url.as_str()), |link| ("own", &link.object));
     Sha256Hex::of(format!("{batch}\n{promise}\n{kind}\n{place}").as_bytes()).to_string()
 }

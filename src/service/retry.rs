@@ -3,7 +3,9 @@
 use super::batches::{Batches, Idempotency, ServiceError};
 use super::submit::IDEMPOTENCY_KEPT;
 use crate::domain::access::Caller;
-use crate::domain::ids::{AttemptId, BatchId};
+use crate::domain::ids::{AttemptId, BatchId, ImageKey};
+use crate::domain::money::MicroUsd;
+use crate::domain::prices::PriceError;
 use crate::domain::state::ErrorCode;
 use crate::store::{FailedImage, FreshAttempt, NewRetry, RetryOutcome};
 
@@ -12,6 +14,15 @@ use crate::store::{FailedImage, FreshAttempt, NewRetry, RetryOutcome};
 pub struct Retried {
     /// Whether an earlier request with the same key made it.
     pub replayed: bool,
+}
+
+/// What is needed of a picture that failed.
+struct Failed {
+    image: ImageKey,
+    code: ErrorCode,
+    is_wanted: bool,
+    /// What another try reserves, or why there can be none.
+    reserve: Result<MicroUsd, PriceError>,
 }
 
 impl Batches {
@@ -29,18 +40,20 @@ impl Batches {
         codes: Option<&[ErrorCode]>,
         idempotency: Option<Idempotency>,
     ) -> Result<Retried, ServiceError> {
-        let (model, failed) = self.store.load_failed(batch, &caller.user).await?.ok_or(ServiceError::NotFound)?;
-        let wanted = |image: &&FailedImage| match codes {
-            Some(codes) => codes.contains(&image.error.code),
-            None => image.error.retryable,
+        let today = self.clock.now().day();
+        let judge = |model: &str, image: FailedImage| Failed {
+            image: image.key,
+            code: image.error.code,
+            is_wanted: codes.map_or(image.error.retryable, |codes| codes.contains(&image.error.code)),
+            reserve: self.prices.callable(model, today).and_then(|model| model.reserve(&image.item)),
         };
-        let images: Vec<&FailedImage> = failed.iter().filter(wanted).collect();
+        let failed = self.store.load_failed(batch, &caller.user, judge).await?.ok_or(ServiceError::NotFound)?;
         let retry = NewRetry {
             batch,
             owner: caller.user.clone(),
             user_limit: caller.daily_budget,
             // A retry that spends nothing is a replay, or refused below.
-            attempts: if self.rules.live { self.fresh_attempts(&model, &images)? } else { Vec::new() },
+            attempts: if self.rules.live { self.fresh_attempts(&failed)? } else { Vec::new() },
             at: self.clock.now(),
             idempotency: idempotency.map(|given| (given.key, given.request_hash)),
             forget_keys_before: self.clock.now().min(self.store.steady_now()).before(IDEMPOTENCY_KEPT),
@@ -59,7 +72,7 @@ impl Batches {
                 Err(ServiceError::NotRetryable(detail.to_owned()))
             }
             RetryOutcome::NothingFailed if !self.rules.live => Err(ServiceError::LiveDisabled),
-            RetryOutcome::NothingFailed if !images.is_empty() => {
+            RetryOutcome::NothingFailed if failed.iter().any(|image| image.is_wanted) => {
                 let detail = "another request has taken these pictures up already";
                 Err(ServiceError::NotRetryable(detail.to_owned()))
             }
@@ -70,25 +83,21 @@ impl Batches {
         }
     }
 
-    fn fresh_attempts(&self, model: &str, images: &[&FailedImage]) -> Result<Vec<FreshAttempt>, ServiceError> {
-        if images.is_empty() {
-            return Ok(Vec::new());
-        }
-        let model = self.prices.callable(model, self.clock.now().day())?;
-        let attempt = |image: &&FailedImage| {
-            let reserve = model.reserve(&image.item)?;
-            Ok(FreshAttempt { image: image.key, id: AttemptId::new(self.ids.next()), reserve })
+    fn fresh_attempts(&self, failed: &[Failed]) -> Result<Vec<FreshAttempt>, ServiceError> {
+        let attempt = |failed: &Failed| {
+            let reserve = failed.reserve.clone()?;
+            Ok(FreshAttempt { image: failed.image, id: AttemptId::new(self.ids.next()), reserve })
         };
-        images.iter().map(attempt).collect()
+        failed.iter().filter(|failed| failed.is_wanted).map(attempt).collect()
     }
 }
 
 /// Why no picture is tried again, and what would be.
-fn nothing_to_retry(failed: &[FailedImage], codes: Option<&[ErrorCode]>) -> String {
+fn nothing_to_retry(failed: &[Failed], codes: Option<&[ErrorCode]>) -> String {
     if failed.is_empty() {
         return "no picture of this batch is failed".to_owned();
     }
-    let mut there: Vec<&str> = failed.iter().map(|image| image.error.code.as_str()).collect();
+    let mut there: Vec<&str> = failed.iter().map(|image| image.code.as_str()).collect();
     there.sort_unstable();
     there.dedup();
     let there = there.join(", ");

@@ -68,7 +68,7 @@ impl Batches {
         idempotency: Option<Idempotency>,
     ) -> Result<Submitted, ServiceError> {
         let priced = self.price(&spec)?;
-        let batch = self.new_batch(caller, &priced, idempotency, &spec);
+        let batch = self.new_batch(caller, &priced, idempotency, spec);
         let outcome = if self.rules.live {
             self.store.submit(&batch, &self.rules.limits).await?
         } else {
@@ -116,24 +116,24 @@ impl Batches {
         caller: &Caller,
         priced: &Priced<'_>,
         idempotency: Option<Idempotency>,
-        spec: &BatchSpec,
+        spec: BatchSpec,
     ) -> NewBatch {
         let now = self.clock.now();
         let mut items = Vec::with_capacity(spec.items.len());
-        for (item, &reserve) in spec.items.iter().zip(&priced.reserves) {
-            let attempts = (0..item.variants).map(|_| AttemptId::new(self.ids.next())).collect();
-            items.push(NewItem { spec: item.clone(), reserve, attempts });
+        for (spec, &reserve) in spec.items.into_iter().zip(&priced.reserves) {
+            let attempts = (0..spec.variants).map(|_| AttemptId::new(self.ids.next())).collect();
+            items.push(NewItem { spec, reserve, attempts });
         }
         NewBatch {
             id: BatchId::new(self.ids.next()),
             owner: caller.user.clone(),
             user_limit: caller.daily_budget,
-            model: spec.model.clone(),
+            model: spec.model,
             message: self.remark(priced.model),
             items,
             estimated_cost: priced.total,
             at: now,
-            webhook: spec.webhook.clone().map(with_secret),
+            webhook: spec.webhook.map(with_secret),
             idempotency: idempotency.map(|given| (given.key, given.request_hash)),
             forget_keys_before: now.min(self.store.steady_now()).before(IDEMPOTENCY_KEPT),
         }

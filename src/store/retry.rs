@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::TryStreamExt as _;
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
@@ -96,15 +97,17 @@ fn failed_image(row: &AnyRow) -> Result<FailedImage, StoreError> {
 }
 
 impl Store {
-    /// The model of the batch and its failed pictures, if it is `owner`'s.
+    /// What `judge` makes of each failed picture of the batch and its model, if it is `owner`'s. One picture is held at a
+    /// time: each comes with the whole row that asked for it.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn load_failed(
+    pub async fn load_failed<T: Send>(
         &self,
         batch: BatchId,
         owner: &UserId,
-    ) -> Result<Option<(String, Vec<FailedImage>)>, StoreError> {
+        judge: impl Fn(&str, FailedImage) -> T + Send + Sync,
+    ) -> Result<Option<Vec<T>>, StoreError> {
         let model: Option<String> = sqlx::query_scalar("SELECT model FROM batches WHERE id = $1 AND owner = $2")
             .bind(batch.to_string())
             .bind(owner.as_str())
@@ -116,12 +119,19 @@ impl Store {
                      i.image_size
                    FROM images m JOIN items i ON i.batch_id = m.batch_id AND i.ordinal = m.ordinal
                    WHERE m.batch_id = $1 AND m.state = 'failed' ORDER BY m.ordinal, m.variant";
-        let rows = sqlx::query(sql)
-            .bind(batch.to_string())
-            .fetch_all(&self.readers)
-            .await
-            .map_err(|error| self.error(error))?;
-        Ok(Some((model, readable(&rows, failed_image))))
+        let mut lent = self.readers.lend().await.map_err(|error| self.error(error))?;
+        let read = async {
+            // On the connection itself: a pool gives rows when all of them are there.
+            let mut rows = sqlx::query(sql).bind(batch.to_string()).fetch(&mut *lent);
+            let mut judged = Vec::new();
+            while let Some(row) = rows.try_next().await.map_err(|error| self.error(error))? {
+                judged.extend(readable(&[row], |row| Ok(judge(&model, failed_image(row)?))));
+            }
+            Ok(judged)
+        };
+        let judged = self.bounded(read).await?;
+        lent.ended();
+        Ok(Some(judged))
     }
 
     /// Puts failed pictures back into the queue, if their money fits both limits.

@@ -1,7 +1,7 @@
 //! References on servers that mean harm: what each comes to, what it costs in memory, and that a batch outlives it.
 
-mod pictures;
-mod server;
+pub(crate) mod pictures;
+pub(crate) mod server;
 
 use std::io;
 use std::net::IpAddr;
@@ -58,7 +58,7 @@ async fn judge(server: &Server, cases: &[Case]) {
 }
 
 async fn end_of(references: &WebReferences, url: String) -> End {
-    let reference = Reference { url, mode: ReferenceMode::default(), sha256: None };
+    let reference = Reference { url: url.into(), mode: ReferenceMode::default(), sha256: None };
     match references.fetch(&reference).await {
         Ok(_) => End::Picture,
         Err(ReferenceError::Blocked) => End::Blocked,

@@ -43,6 +43,7 @@ mod ledger_model;
 mod links;
 mod loadtest;
 mod log;
+mod memory;
 mod metrics;
 mod minute;
 mod money_model;

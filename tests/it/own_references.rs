@@ -99,7 +99,7 @@ impl Own {
 
     /// What the reference is for `owner`: the bytes of a picture, or why there is none.
     async fn get(&self, owner: &UserId, url: &str) -> Result<Bytes, ReferenceError> {
-        let reference = Reference { url: url.to_owned(), mode: ReferenceMode::StyleOnly, sha256: None };
+        let reference = Reference { url: url.to_owned().into(), mode: ReferenceMode::StyleOnly, sha256: None };
         let link = self.references.locate(&reference).expect("an address of ours");
         self.references.get(owner, &link, &reference).await.map(|image| image.bytes)
     }

@@ -8,6 +8,8 @@ use std::borrow::Cow;
 
 use url::{Host, Url};
 
+use crate::domain::spec::ReferenceUrl;
+
 /// Longest address, in characters.
 const MAX_CHARS: usize = 2_048;
 /// The path below which this service serves pictures.
@@ -19,7 +21,7 @@ const STORED: [&str; 3] = [OWN, "gs://", "local:"];
 #[derive(Debug, Clone)]
 pub(super) struct Address {
     /// As it is kept.
-    pub(super) url: String,
+    pub(super) url: ReferenceUrl,
     /// In its normal form: two spellings of one address are one reference, and so are two links to one picture.
     pub(super) normal: String,
 }
@@ -64,7 +66,7 @@ pub(super) fn read(text: &str, here: Here<'_>) -> Result<Address, Cow<'static, s
     let is_here = url.path().starts_with(OWN) && here.host.is_some_and(|host| is_at(&url, host));
     let path = is_here.then(|| &url[url::Position::BeforePath..url::Position::AfterQuery]);
     let own = path.and_then(|path| own(path, here));
-    Ok(own.unwrap_or_else(|| Address { url: text.to_owned(), normal: url.into() }))
+    Ok(own.unwrap_or_else(|| Address { url: text.to_owned().into(), normal: url.into() }))
 }
 
 /// Checks an absolute web address without user info.
@@ -107,7 +109,7 @@ fn check_host(url: &Url) -> Result<(), Cow<'static, str>> {
 fn own(text: &str, here: Here<'_>) -> Option<Address> {
     let object = (here.locate)(text)?;
     // No address in the web is written like this.
-    Some(Address { url: text.to_owned(), normal: format!("object {object}") })
+    Some(Address { url: text.to_owned().into(), normal: format!("object {object}") })
 }
 
 /// Whether `url` is at the place that a Host header names. One loopback name is as good as another.

@@ -82,7 +82,7 @@ impl Form {
 
     fn reference(&mut self, reference: &Reference) {
         use crate::domain::spec::ReferenceMode::{StyleAndComposition, StyleOnly};
-        self.text(&reference.url);
+        self.text(reference.url.as_str());
         self.text(match reference.mode {
             StyleOnly => "style_only",
             StyleAndComposition => "style_and_composition",

@@ -50,6 +50,14 @@ fn urls(spec: &BatchSpec) -> Vec<&str> {
 }
 
 #[test]
+fn the_rows_of_a_batch_share_the_texts_of_its_pack() {
+    let rows = [item(&json!({})), item(&json!({"sceneId": "s-2", "references": ["https://a.test/own"]}))];
+    let spec = accepted(&json!({"referencePack": ["https://a.test/pack"], "items": rows})).spec;
+    let [one, other] = [0, 1].map(|row| spec.items[row].references.last().unwrap().url.as_str());
+    assert!(std::ptr::eq(one, other), "{one} and {other}");
+}
+
+#[test]
 fn a_minimal_body_is_filled_up_with_the_defaults() {
     let spec = accepted(&json!({"items": [{"sceneId": "s-1", "prompt": "a cup"}]})).spec;
     assert_eq!(spec.run_mode, RunMode::DryRun);
@@ -225,7 +233,7 @@ fn a_picture_of_this_service_is_kept_by_its_path_however_the_client_reached_the_
     let named = |host| {
         let body = json!({"items": [item(&json!({"references": ["https://pictures.test/assets/a"]}))]}).to_string();
         let here = Here { host, ..RULES.here };
-        check(body.as_bytes(), Rules { here, ..RULES }).unwrap().spec.items[0].references[0].url.clone()
+        check(body.as_bytes(), Rules { here, ..RULES }).unwrap().spec.items[0].references[0].url.as_str().to_owned()
     };
     assert_eq!(named(Some("Pictures.TEST")), "/assets/a");
     assert_eq!(named(Some("pictures.test:443")), "/assets/a");

@@ -143,6 +143,8 @@ pub fn decode(mut body: Vec<u8>, key: &str) -> Result<Answer, Unreadable> {
     }
     let picture = decoded.map(|place| {
         body.truncate(place.end);
+        // Base64 is longer by a third, and the picture is kept until it is stored.
+        body.shrink_to_fit();
         Bytes::from(body).slice(place.start..)
     });
     Ok(Answer { picture: picture.ok_or(reason), usage, request_id })

@@ -23,7 +23,7 @@ fn references(server: &Server, change: impl FnOnce(&mut ReferenceLimits)) -> Web
 }
 
 fn reference(url: String) -> Reference {
-    Reference { url, mode: ReferenceMode::StyleAndComposition, sha256: None }
+    Reference { url: url.into(), mode: ReferenceMode::StyleAndComposition, sha256: None }
 }
 
 #[tokio::test]

@@ -279,12 +279,13 @@ impl Stored {
     async fn retry(&self, world: &World, by: usize, batch: usize, price: i64) -> Answer {
         let process = self.process(world, by);
         let (batch, owner) = (self.batches[batch], user_id(world.books.batches[batch].user));
-        let (_, failed) = process.store.load_failed(batch, &owner).await.unwrap().expect("the batch is known");
+        let failed = process.store.load_failed(batch, &owner, |_, failed| failed.key).await;
+        let failed = failed.unwrap().expect("the batch is known");
         let fresh = |image| FreshAttempt { image, id: AttemptId::new(self.ids.next()), reserve: money(price) };
         let retry = NewRetry {
             batch,
             owner,
-            attempts: failed.iter().map(|failed| fresh(failed.key)).collect(),
+            attempts: failed.into_iter().map(fresh).collect(),
             at: process.clock.now(),
             user_limit: None,
             idempotency: None,

@@ -386,6 +386,11 @@ impl Parts {
         let lease = LeaseRules { duration: self.config.work.lease };
         let claims = Arc::new(Claims::new(self.store.clone(), self.clock.clone(), self.me, lease));
         let provider = &self.config.provider;
+        let memory = PictureMemory::new(self.config.limits.image_bytes_in_flight, self.config.references.max_bytes);
+        if u64::from(provider.concurrency) > memory.calls_at_once() {
+            let most = memory.calls_at_once();
+            tracing::warn!(most, "IMAGE_BYTES_IN_FLIGHT has room for fewer calls at once than PROVIDER_CONCURRENCY");
+        }
         let executor = Arc::new(Executor {
             store: self.store.clone(),
             provider: self.image_provider()?,
@@ -414,7 +419,7 @@ impl Parts {
                 self.rules,
             )
             .once_compared(exporter.cloned()),
-            memory: PictureMemory::new(self.config.limits.image_bytes_in_flight, self.config.references.max_bytes),
+            memory,
             call_timeout: provider.timeout,
             backoff_step: BACKOFF_BASE,
             since: AttemptId::new(self.ids.next()),

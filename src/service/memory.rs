@@ -59,6 +59,12 @@ impl PictureMemory {
         Self { held: Arc::default(), turn: Mutex::default(), total, reference_bytes }
     }
 
+    /// As many calls for usual pictures, without references, have room at once.
+    #[must_use]
+    pub const fn calls_at_once(&self) -> u64 {
+        self.total / answer_bytes(ImageSize::OneK)
+    }
+
     /// Waits for the share of a call for a picture of `size` with `references` references. One that could
     /// never have enough gets all.
     pub async fn share(&self, size: ImageSize, references: usize) -> Share {

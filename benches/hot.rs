@@ -253,7 +253,7 @@ fn measure_page(criterion: &mut Criterion, bench: &Bench, feeds: &Arc<Feeds>, ba
 async fn finished(bench: &Bench) -> BatchId {
     let batch = bench.submit(PICTURES_OF_A_PAGE, 1).await;
     for job in bench.claim(PICTURES_OF_A_PAGE).await {
-        assert!(bench.store.start(&job.claim, Timestamp::from_millis(0)).await.unwrap());
+        assert!(bench.store.start(&[job.claim], Timestamp::from_millis(0)).await.unwrap()[0]);
         bench.settle(&job, made(&job)).await;
     }
     assert_eq!(bench.events(batch).await.len(), PAGE as usize);

@@ -79,8 +79,8 @@ async fn measure(
     if job.latency.is_zero() {
         let durable_wall = median(durable.iter().map(|run| run.wall).collect());
         table.beside("job", format!("{name}: pictures"), (pictures / wall, pictures / bare_wall), "/s");
-        let durably = format!("{name}: pictures, beside a loop that writes durably");
-        table.beside("job", durably, (pictures / wall, pictures / durable_wall), "/s");
+        let beside_durable = format!("{name}: pictures, beside a loop that writes durably");
+        table.beside("job", beside_durable, (pictures / wall, pictures / durable_wall), "/s");
     } else {
         let ideal = job.latency.as_secs_f64() * (job.pictures.div_ceil(job.at_once)) as f64;
         table.beside("job", format!("{name}: wall"), (wall, bare_wall), "s");

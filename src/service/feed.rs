@@ -6,7 +6,7 @@
 //! are the same thing, and no event can be skipped.
 //!
 //! Thousands of streams wake at the same moment. What is new is rendered before they do, and each then takes it with
-//! a look at shared memory: no lock is waited for, and no timer is set, for an event.
+//! a look at shared memory: none queues for its turn, and none sets a timer, for an event.
 
 mod reader;
 
@@ -193,12 +193,10 @@ impl Feeds {
 
     /// Tells the streams of a batch how far it has come, for as long as somebody watches it.
     async fn follow(self: Arc<Self>, feed: Weak<Feed>, batch: BatchId) {
+        let _at_end = EndStreams(feed.clone());
         tokio::select! {
             () = self.draining.cancelled() => {}
-            () = self.watch(&feed, batch) => return,
-        }
-        if let Some(feed) = feed.upgrade() {
-            feed.reached.send_modify(|reached| reached.draining = true);
+            () = self.watch(&feed, batch) => {}
         }
     }
 
@@ -337,6 +335,17 @@ struct Envelope<'a, T> {
 fn json<T: Serialize>(batch_id: BatchId, seq: u64, at: Timestamp, body: &T) -> Result<String, ServiceError> {
     let envelope = Envelope { batch_id, seq, ts: at.millis(), body };
     serde_json::to_string(&envelope).map_err(|error| ServiceError::Internal(error.into()))
+}
+
+/// Ends the streams of a batch when nobody follows it any more, for whatever reason.
+struct EndStreams(Weak<Feed>);
+
+impl Drop for EndStreams {
+    fn drop(&mut self) {
+        if let Some(feed) = self.0.upgrade() {
+            feed.reached.send_modify(|reached| reached.draining = true);
+        }
+    }
 }
 
 impl Feed {

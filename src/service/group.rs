@@ -18,6 +18,12 @@ pub(super) trait GroupWriter: Sync {
     /// Most requests in one group.
     const MOST: usize;
 
+    /// What is answered where whoever wrote was stopped before it could say what came of it; `None` if the same may
+    /// be asked again.
+    fn unsaid() -> Option<Self::Answer> {
+        None
+    }
+
     /// Writes `requests` together; the answers, in their order.
     fn write(&self, requests: &[Self::Request]) -> impl Future<Output = Result<Vec<Self::Answer>, StoreError>> + Send;
 }
@@ -37,7 +43,7 @@ impl<W: GroupWriter> Groups<W> {
         Self { writer, waiting: Mutex::default(), turn: tokio::sync::Mutex::default() }
     }
 
-    /// Writes what `request` makes, together with all that is ready; makes it anew if its group came to nothing.
+    /// Writes what `request` makes, together with all that is ready; makes it anew if nobody says what came of it.
     ///
     /// # Errors
     /// [`StoreError`]; this request is not written then.
@@ -50,8 +56,10 @@ impl<W: GroupWriter> Groups<W> {
                     biased;
                     written = &mut answered => match written {
                         Ok(written) => return written,
-                        // Whoever wrote for this one was stopped before it could say what came of it: ask again.
-                        Err(_) => break,
+                        Err(_) => match W::unsaid() {
+                            Some(answer) => return Ok(answer),
+                            None => break,
+                        },
                     },
                     turn = self.turn.lock() => turn,
                 };
@@ -74,18 +82,26 @@ impl<W: GroupWriter> Groups<W> {
         // An answer that nobody waits for any more is not missed: what it tells of is written, or is taken over.
         match self.writer.write(&requests).await {
             Ok(written) => {
-                answers.into_iter().zip(written).for_each(|(answer, written)| drop(answer.send(Ok(written))))
+                for (answer, written) in answers.into_iter().zip(written) {
+                    drop(answer.send(Ok(written)));
+                }
             }
-            // Asking for each would wait as long again each time. The first is told; the others, whose answers are
-            // dropped, come again as a group.
+            // Asking for each would wait as long again each time. The first is told; the answers of the others are
+            // dropped.
             Err(error) if requests.len() == 1 || error.is_outage() => {
-                answers.into_iter().next().map(|answer| answer.send(Err(error)));
+                if let Some(answer) = answers.into_iter().next() {
+                    drop(answer.send(Err(error)));
+                }
             }
             Err(_) => {
                 for (request, answer) in requests.iter().zip(answers) {
                     let written = self.writer.write(std::slice::from_ref(request)).await;
+                    let is_away = written.as_ref().is_err_and(StoreError::is_outage);
                     if let Some(written) = written.map(|written| written.into_iter().next()).transpose() {
                         drop(answer.send(written));
+                    }
+                    if is_away {
+                        break;
                     }
                 }
             }
@@ -128,7 +144,7 @@ mod tests {
                 return Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut));
             }
             if numbers.contains(&13) {
-                return Err(StoreError::corrupt("13"));
+                return Err(StoreError::Corrupt("13".into()));
             }
             Ok(numbers.iter().map(|number| number * 10).collect())
         }

@@ -59,10 +59,10 @@ impl PictureMemory {
         Self { held: Arc::default(), turn: Mutex::default(), total, reference_bytes }
     }
 
-    /// As many calls for usual pictures, without references, have room at once.
+    /// As many calls for usual pictures, without references, have room at once; one always has.
     #[must_use]
-    pub const fn calls_at_once(&self) -> u64 {
-        self.total / answer_bytes(ImageSize::OneK)
+    pub fn calls_at_once(&self) -> u64 {
+        (self.total / answer_bytes(ImageSize::OneK)).max(1)
     }
 
     /// Waits for the share of a call for a picture of `size` with `references` references. One that could

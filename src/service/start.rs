@@ -37,7 +37,10 @@ impl Starter {
     /// Records durably that the call of `claim` is about to be sent, together with all that are ready. `None` if the
     /// claim is not held any more.
     pub async fn start(&self, claim: Claim) -> Option<Started> {
-        self.0.write(|| claim).await.unwrap_or(Some(Started::InDoubt))
+        self.0.write(|| claim).await.unwrap_or_else(|error| {
+            tracing::warn!(image = %claim.image, error = %describe(&error), "cannot record a call's start");
+            Some(Started::InDoubt)
+        })
     }
 }
 
@@ -46,20 +49,14 @@ impl GroupWriter for Starts {
     type Answer = Option<Started>;
     const MOST: usize = 64;
 
+    /// Not asked again: a start that was written would look like one that another claim wrote.
+    fn unsaid() -> Option<Option<Started>> {
+        Some(Some(Started::InDoubt))
+    }
+
     async fn write(&self, claims: &[Claim]) -> Result<Vec<Option<Started>>, StoreError> {
-        match self.store.start(claims, self.clock.now()).await {
-            Ok(held) => {
-                self.metrics.calls_started.inc_by(held.iter().filter(|held| **held).count() as u64);
-                Ok(held.into_iter().map(|held| held.then_some(Started::Durably)).collect())
-            }
-            // All are told at once: each is put back, and none waits for the others' turn to fail.
-            Err(error) if claims.len() == 1 || error.is_outage() => {
-                for claim in claims {
-                    tracing::warn!(image = %claim.image, error = %describe(&error), "cannot record a call's start");
-                }
-                Ok(vec![Some(Started::InDoubt); claims.len()])
-            }
-            Err(error) => Err(error),
-        }
+        let held = self.store.start(claims, self.clock.now()).await?;
+        self.metrics.calls_started.inc_by(held.iter().filter(|held| **held).count() as u64);
+        Ok(held.into_iter().map(|held| held.then_some(Started::Durably)).collect())
     }
 }

@@ -97,7 +97,7 @@ impl Store {
     pub async fn load_jobs(&self, images: &[ImageKey]) -> Result<Vec<Job>, StoreError> {
         let mut jobs = Vec::with_capacity(images.len());
         for images in images.chunks(JOBS_A_STATEMENT) {
-            let images = &Vec::from_iter(padded(images).copied());
+            let images: &[ImageKey] = &padded(images).copied().collect::<Vec<_>>();
             let mut charged = self.load_charged(images).await?;
             let sql = format!(
                 "SELECT m.batch_id, m.ordinal, m.variant, b.owner, b.model, i.scene_id, i.prompt, i.refs,

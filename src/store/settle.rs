@@ -155,22 +155,7 @@ impl SettleRun<'_> {
         for (index, close) in &closed {
             settled[*index] = close.written();
         }
-        let finals = closed.iter().filter(|(_, close)| close.state.is_final());
-        let mut ended = self.finished_items(finals.map(|(index, _)| requests[*index].job.claim.image)).await?;
-        let row_of = |(index, _): &(usize, Close)| {
-            let image = requests[*index].job.claim.image;
-            (image.batch, image.ordinal)
-        };
-        for (place, end) in closed.iter().enumerate() {
-            let (request, row) = (&requests[end.0], row_of(end));
-            self.tell(request, &end.1);
-            // The pictures of a row stand together; it is told of after its last one.
-            if closed.get(place + 1).is_none_or(|next| row_of(next) != row)
-                && let Some(state) = ended.remove(&row)
-            {
-                self.tell_item(request, state);
-            }
-        }
+        self.tell_all(requests, &closed).await?;
         self.write_batches().await?;
         let day = match early {
             Some(day) => day,
@@ -311,6 +296,27 @@ impl SettleRun<'_> {
         Ok(false)
     }
 
+    /// Adds what follows from the ends: of each picture, and of each row after its last one.
+    async fn tell_all(&mut self, requests: &[SettleRequest<'_>], closed: &[(usize, Close)]) -> Result<(), StoreError> {
+        let finals = closed.iter().filter(|(_, close)| close.state.is_final());
+        let mut ended = self.finished_items(finals.map(|(index, _)| requests[*index].job.claim.image)).await?;
+        let row_of = |(index, _): &(usize, Close)| {
+            let image = requests[*index].job.claim.image;
+            (image.batch, image.ordinal)
+        };
+        for (place, end) in closed.iter().enumerate() {
+            let (request, row) = (&requests[end.0], row_of(end));
+            self.tell(request, &end.1);
+            // The pictures of a row stand together.
+            if closed.get(place + 1).is_none_or(|next| row_of(next) != row)
+                && let Some(state) = ended.remove(&row)
+            {
+                self.tell_item(request, state);
+            }
+        }
+        Ok(())
+    }
+
     /// Adds the events and the counts that follow from one attempt's end.
     fn tell(&mut self, request: &SettleRequest<'_>, close: &Close) {
         let image = request.settlement.claim.image;
@@ -348,7 +354,7 @@ impl SettleRun<'_> {
         if items.is_empty() {
             return Ok(EndedItems::new());
         }
-        let items = Vec::from_iter(items);
+        let items: Vec<_> = items.into_iter().collect();
         let items = padded(&items);
         let sql = format!(
             "SELECT batch_id, ordinal, state, COUNT(*) AS pictures FROM images

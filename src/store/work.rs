@@ -4,12 +4,12 @@
 //! monotonic clocks. `due` times only pace, by [`Store::steady_now`]; one that is absurdly far away, from before a
 //! restart with another clock, is ignored.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use sqlx::AnyConnection;
 
 use super::budget::{EVERYONE, Limits};
-use super::jobs::{Job, readable};
+use super::jobs::{Held, Job, readable};
 use super::rows::{Columns as _, padded, placeholders};
 use super::{Store, StoreError, transaction};
 use crate::domain::ids::{ImageKey, UserId, WorkerId};
@@ -155,25 +155,20 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; none of the calls must be sent then.
     pub async fn start(&self, claims: &[Claim], at: Timestamp) -> Result<Vec<bool>, StoreError> {
-        // All instances take rows in the same order.
-        let mut ordered: Vec<&Claim> = claims.iter().collect();
-        ordered.sort_by_key(|claim| claim.image);
         transaction!(self, |connection| {
-            let held = self.start_images(connection, &ordered).await?;
-            let starting: Vec<&Claim> = ordered.iter().copied().filter(|claim| held.contains(&claim.image)).collect();
+            let held = self.start_images(connection, claims).await?;
+            let is_held = |claim: &Claim| held.contains(&(claim.image, claim.fence));
+            let starting: Vec<Claim> = claims.iter().copied().filter(is_held).collect();
             self.start_attempts(connection, &starting, at).await?;
-            Ok(claims.iter().map(|claim| held.contains(&claim.image)).collect())
+            Ok(claims.iter().map(is_held).collect())
         })
     }
 
-    /// Moves the pictures whose claims still hold to `running`; which they are.
-    async fn start_images(
-        &self,
-        connection: &mut AnyConnection,
-        claims: &[&Claim],
-    ) -> Result<BTreeSet<ImageKey>, StoreError> {
+    /// Moves the pictures whose claims still hold to `running`; which they are. On Postgres this may collide with a cancel
+    /// of the batch, which takes the same rows; one of the two is tried again.
+    async fn start_images(&self, connection: &mut AnyConnection, claims: &[Claim]) -> Result<Held, StoreError> {
         if claims.is_empty() {
-            return Ok(BTreeSet::new());
+            return Ok(Held::new());
         }
         let claims = padded(claims);
         let sql = format!(
@@ -181,7 +176,7 @@ impl Store {
              UPDATE images SET state = 'running', attempts = attempts + 1 FROM starting
              WHERE images.batch_id = starting.batch_id AND images.ordinal = starting.ordinal
                AND images.variant = starting.variant AND images.fence = starting.fence AND images.state = 'claimed'
-             RETURNING images.batch_id, images.ordinal, images.variant",
+             RETURNING images.batch_id, images.ordinal, images.variant, images.fence",
             placeholders(claims.len(), 4)
         );
         let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
@@ -193,13 +188,13 @@ impl Store {
                 .bind(*fence);
         }
         let rows = query.fetch_all(connection).await.map_err(|error| self.error(error))?;
-        rows.iter().map(|row| row.image_key()).collect()
+        rows.iter().map(|row| Ok((row.image_key()?, row.int("fence")?))).collect()
     }
 
     async fn start_attempts(
         &self,
         connection: &mut AnyConnection,
-        claims: &[&Claim],
+        claims: &[Claim],
         at: Timestamp,
     ) -> Result<(), StoreError> {
         if claims.is_empty() {

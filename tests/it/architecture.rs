@@ -37,7 +37,7 @@ const LAYERS: &[Layer] = &[
     // The ports: the trait, its error, its limits.
     Layer { path: "provider", may_use: &["domain", "clock"] },
     Layer { path: "assets", may_use: &["domain", "clock"] },
-    Layer { path: "references", may_use: &["domain", "clock"] },
+    Layer { path: "references", may_use: &["assets::picture", "domain", "clock"] },
     Layer { path: "ledger", may_use: &["domain", "clock"] },
     Layer { path: "webhooks", may_use: &["domain", "clock"] },
     // Their adapters: `*` is any one name below the port.

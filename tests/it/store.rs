@@ -7,7 +7,7 @@ use orchestrator::clock::{Clock as _, FixedClock, IdSource as _};
 use orchestrator::domain::event::Event;
 use orchestrator::domain::ids::{AttemptId, UserId, WorkerId};
 use orchestrator::domain::money::MicroUsd;
-use orchestrator::domain::outcome::Outcome;
+use orchestrator::domain::outcome::{Claim, Outcome};
 use orchestrator::domain::state::{BatchState, Billing, ErrorCode, ImageError, ImageState};
 use orchestrator::domain::time::Timestamp;
 use orchestrator::store::{
@@ -31,6 +31,8 @@ on_both_engines!(
     a_small_batch_does_not_wait_behind_a_large_one,
     settling_moves_picture_money_ledger_and_events_together,
     a_lost_claim_changes_nothing,
+    starts_of_a_group_go_by_their_own_claims,
+    rows_that_end_together_are_told_of_each_after_its_last_picture,
     a_transient_failure_keeps_its_reservation,
     a_call_that_was_not_sent_after_all_is_put_back_at_no_cost,
     an_unknown_outcome_is_charged_at_the_reserve_and_reserved_afresh,
@@ -211,6 +213,40 @@ async fn a_lost_claim_changes_nothing(database: Arc<Database>) {
     assert_eq!(bench.settle(&late, made(&late, 30_000)).await, Settled::ClaimLost);
     assert_eq!((bench.money().await, bench.events(batch).await), before);
     assert!(!bench.store.start(&[late.claim], bench.clock.now()).await.unwrap()[0]);
+}
+
+async fn starts_of_a_group_go_by_their_own_claims(database: Arc<Database>) {
+    let bench = Bench::new(&database).await;
+    bench.submit(5, 1).await;
+    let late = bench.claim(1).await.pop().unwrap();
+    bench.store.give_back(bench.worker).await.unwrap();
+    let claimed = bench.claim(4).await;
+    assert_eq!(claimed[0].claim.image, late.claim.image, "it is next in its turn");
+    let mut claims: Vec<Claim> = claimed.iter().map(|job| job.claim).collect();
+    claims.insert(2, late.claim);
+    let held = bench.store.start(&claims, bench.clock.now()).await.unwrap();
+    assert_eq!(held, [true, true, false, true, true]);
+    assert!(bench.store.load_claims(bench.worker).await.unwrap().iter().all(|job| job.started));
+    assert_eq!(bench.store.start(&claims, bench.clock.now()).await.unwrap(), [false; 5]);
+    assert!(bench.store.start(&[], bench.clock.now()).await.unwrap().is_empty());
+}
+
+async fn rows_that_end_together_are_told_of_each_after_its_last_picture(database: Arc<Database>) {
+    let bench = Bench::new(&database).await;
+    let batch = bench.submit(3, 2).await;
+    let mut jobs = Vec::new();
+    for _ in 0..5 {
+        jobs.push(bench.start_one().await);
+    }
+    let ends: Vec<_> = jobs.iter().rev().map(|job| (job, made(job, 30_000))).collect();
+    assert_eq!(bench.settle_all(&ends).await.unwrap().len(), 5);
+    let (picture, row) = ("image_complete", "item_complete");
+    let told = ["started", picture, picture, row, picture, picture, row, picture];
+    assert_eq!(bench.events(batch).await, told);
+    assert_eq!(bench.money().await, (150_000, 50_000));
+    let last = bench.start_one().await;
+    bench.settle(&last, made(&last, 30_000)).await;
+    assert_eq!(bench.events(batch).await[8..], [picture, row, "done"]);
 }
 
 async fn a_transient_failure_keeps_its_reservation(database: Arc<Database>) {

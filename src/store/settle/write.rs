@@ -38,7 +38,19 @@ impl SettleRun<'_> {
         requests: &[SettleRequest<'_>],
         closed: &[(usize, Close)],
     ) -> Result<(), StoreError> {
-        let closed = padded(closed);
+        let mut ends = Vec::with_capacity(closed.len());
+        for (index, close) in closed {
+            // A picture that waits again is next in its turn when it is due: it neither keeps the turn of a
+            // queue that has moved on, nor goes behind it.
+            let turn = match close.state {
+                ImageState::Queued => {
+                    Some(self.store.turn_served(&mut *self.connection, &requests[*index].job.owner).await?)
+                }
+                _ => None,
+            };
+            ends.push((&requests[*index], close, turn));
+        }
+        let ends = padded(&ends);
         let sql = format!(
             "WITH ended (batch_id, ordinal, variant, state, due, failures, unknown_retries, interruptions,
                throttled_since, attempts, cost, billing, picture, error, turn) AS (VALUES {})
@@ -49,11 +61,11 @@ impl SettleRun<'_> {
                turn = COALESCE(ended.turn, images.turn)
              FROM ended WHERE images.batch_id = ended.batch_id AND images.ordinal = ended.ordinal
                AND images.variant = ended.variant",
-            placeholders(closed.len(), 15)
+            placeholders(ends.len(), 15)
         );
         let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
-        for (index, close) in closed {
-            let (image, history) = (requests[*index].settlement.claim.image, requests[*index].settlement.history);
+        for (request, close, turn) in ends {
+            let (image, history) = (request.settlement.claim.image, request.settlement.history);
             let (due, calls) = match &close.next {
                 Next::Complete(_) | Next::Fail(_) => (0, close.image.attempts),
                 // The provider did not take the call: it uses up no attempt.
@@ -70,14 +82,6 @@ impl SettleRun<'_> {
                 None => close.image.cost,
                 Some(_) => Some(close.image.cost.unwrap_or(0) + close.paid.cost.micros()),
             };
-            // A picture that waits again is next in its turn when it is due: it neither keeps the turn of a
-            // queue that has moved on, nor goes behind it.
-            let turn = match close.state {
-                ImageState::Queued => {
-                    Some(self.store.turn_served(&mut *self.connection, &requests[*index].job.owner).await?)
-                }
-                _ => None,
-            };
             query = query
                 .bind(image.batch.to_string())
                 .bind(i64::from(image.ordinal))
@@ -93,7 +97,7 @@ impl SettleRun<'_> {
                 .bind(close.billing.map(Billing::as_str))
                 .bind(picture)
                 .bind(error)
-                .bind(turn);
+                .bind(*turn);
         }
         query.execute(&mut *self.connection).await.map_err(|error| self.store.error(error))?;
         Ok(())

@@ -32,6 +32,7 @@ pub mod start;
 mod submit;
 mod turns;
 pub mod uploads;
+mod verdicts;
 pub mod verify;
 pub mod view;
 pub mod webhooks;

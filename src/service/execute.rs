@@ -10,13 +10,13 @@ use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
-use super::admission::{Admission, Admitted, Permit, quota_exhausted};
+use super::admission::{Admission, Admitted, Permit};
 use super::course::{self, Course, Ending};
-use super::gate::Verdict;
 use super::memory::{PictureMemory, Share, max_answer_bytes};
 use super::references::References;
 use super::settle::Settler;
 use super::start::{Started, Starter};
+use super::verdicts::{counted, outcome, verdict};
 use crate::assets::picture::{Thumbnailer, inspect, thumbnail_name};
 use crate::assets::{AssetError, AssetStore};
 use crate::clock::Clock;
@@ -427,39 +427,6 @@ struct Ready<'a> {
     call: ImageCall,
     share: Share,
     permit: Permit<'a>,
-}
-
-/// What the end of a call means for the next ones.
-fn verdict(error: Option<&ProviderError>, default_pause: Duration) -> Verdict {
-    match error {
-        None | Some(ProviderError::Refused(_)) => Verdict::Answered,
-        Some(ProviderError::Throttled { retry_after }) => Verdict::Throttled(retry_after.unwrap_or(default_pause)),
-        Some(ProviderError::QuotaExhausted { resets_in }) => Verdict::QuotaExhausted(*resets_in),
-        Some(ProviderError::Failed(_) | ProviderError::OutcomeUnknown(_)) => Verdict::Failed,
-    }
-}
-
-/// As what the end of a call counts.
-const fn counted(error: Option<&ProviderError>) -> CallOutcome {
-    match error {
-        None => CallOutcome::Answered,
-        Some(ProviderError::Refused(_)) => CallOutcome::Refused,
-        Some(ProviderError::Throttled { .. }) => CallOutcome::Throttled,
-        Some(ProviderError::QuotaExhausted { .. }) => CallOutcome::Quota,
-        Some(ProviderError::Failed(_)) => CallOutcome::Failed,
-        Some(ProviderError::OutcomeUnknown(_)) => CallOutcome::Unknown,
-    }
-}
-
-/// What the end of a call without an answer means for its picture.
-fn outcome(error: ProviderError, default_pause: Duration) -> Outcome {
-    match error {
-        ProviderError::Throttled { retry_after } => Outcome::Throttled(retry_after.unwrap_or(default_pause)),
-        ProviderError::QuotaExhausted { .. } => Outcome::Refused(quota_exhausted()),
-        ProviderError::Failed(detail) => Outcome::Failed(ImageError::passing(ErrorCode::ProviderError, detail)),
-        ProviderError::Refused(error) => Outcome::Refused(error),
-        ProviderError::OutcomeUnknown(_) => Outcome::Unknown,
-    }
 }
 
 /// Sleeps; `None` if `stop` comes first.

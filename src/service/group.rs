@@ -182,9 +182,12 @@ mod tests {
         let (first, second) = (groups.clone(), groups.clone());
         let mut first = Box::pin(async move { first.write(|| 1).await });
         let mut second = Box::pin(async move { second.write(|| 2).await });
-        // The first takes its turn and begins to write; the second waits for it.
+        // Both wait before either has its turn, so that the first writes for both.
+        let turn = groups.turn.lock().await;
         assert!(futures_util::poll!(first.as_mut()).is_pending());
         assert!(futures_util::poll!(second.as_mut()).is_pending());
+        drop(turn);
+        assert!(futures_util::poll!(first.as_mut()).is_pending());
         drop(first);
         assert_eq!(second.await.unwrap(), 20);
     }

@@ -222,6 +222,7 @@ async fn starts_of_a_group_go_by_their_own_claims(database: Arc<Database>) {
     bench.store.give_back(bench.worker).await.unwrap();
     let claimed = bench.claim(4).await;
     assert_eq!(claimed[0].claim.image, late.claim.image, "it is next in its turn");
+    assert_eq!(bench.store.start(&[late.claim], bench.clock.now()).await.unwrap(), [false]);
     let mut claims: Vec<Claim> = claimed.iter().map(|job| job.claim).collect();
     claims.insert(2, late.claim);
     let held = bench.store.start(&claims, bench.clock.now()).await.unwrap();

@@ -13,6 +13,9 @@ use crate::domain::picture::PictureFormat;
 
 /// Most pixels of a picture that a provider may answer with: about twice a 4K picture.
 pub const MAX_PIXELS: u64 = 32_000_000;
+/// Longest side that is decoded, in pixels: a picture may be no strip, as whole rows are held.
+pub const MAX_SIDE: u32 = 32_768;
+
 /// What the first bytes of a picture say of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inspected {

@@ -21,13 +21,11 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Li
 pub use self::preparer::{Hashed, Preparer};
 
 use super::ReferenceError;
-use crate::assets::picture::shrink;
+use crate::assets::picture::{MAX_SIDE, shrink};
 use crate::domain::picture::PictureFormat;
 
 /// Longest side of a picture that goes on to a provider, in pixels. Larger ones are scaled down.
 pub const MAX_SENT_SIDE: u32 = 2_048;
-/// Longest side that is decoded, in pixels: a picture may be no strip, as decoders hold whole rows.
-pub const MAX_SIDE: u32 = 32_768;
 /// What decoding may take where a picture must be held as a whole, in bytes: 25 megapixels as JPEG, 8-12 as
 /// progressive JPEG, 15 as WebP (10 lossless, 6 transparent or animated), 18 as GIF or interlaced PNG. A plain PNG
 /// is read by rows.

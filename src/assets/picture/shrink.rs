@@ -1,8 +1,12 @@
 //! Scaling down by averages, a row at a time: what is large is never held as a whole.
 
-use std::io::{BufRead, Seek};
+use std::io::{BufRead, Cursor, Seek};
 
 use image::{ColorType, DynamicImage, GrayAlphaImage, GrayImage, RgbImage, RgbaImage};
+use png::Transformations;
+
+/// What reading a PNG by rows may take beside its file, in bytes: two rows, and what it unpacks of metadata.
+const SCRATCH: usize = 4 << 20;
 
 /// Averages rows into the rows of a smaller picture. Takes 8 bits a channel.
 struct Shrinker {
@@ -63,6 +67,15 @@ impl Shrinker {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an average of bytes is a byte")]
 const fn rounded(average: f64) -> u8 {
     (average + 0.5) as u8
+}
+
+/// Reads a PNG as [`by_rows`] takes it, and nothing that it does not need.
+pub(crate) fn png_decoder(bytes: &[u8]) -> png::Decoder<Cursor<&[u8]>> {
+    let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), png::Limits { bytes: SCRATCH });
+    decoder.set_ignore_text_chunk(true);
+    decoder.set_ignore_iccp_chunk(true);
+    decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
+    decoder
 }
 
 /// What `reader` reads, with a longest side of `longest` at most, written into `samples`. The rows must come in order

@@ -6,20 +6,15 @@ use std::thread::available_parallelism;
 
 use bytes::Bytes;
 use image::{DynamicImage, ImageFormat, ImageReader, Limits};
-use png::Transformations;
 use tokio::sync::Semaphore;
 
-use super::{MAX_PIXELS, image_format, inspect, shrink};
+use super::{MAX_PIXELS, MAX_SIDE, image_format, inspect, shrink};
 use crate::domain::picture::PictureFormat;
 
 /// Longest side of a thumbnail, in pixels. A smaller picture keeps its size.
 pub const THUMBNAIL_SIDE: u32 = 128;
-/// Longest side of a picture that gets a thumbnail: whole rows are held.
-const MAX_SIDE: u32 = 32_768;
 /// Most bytes that decoding one picture as a whole may take: 4 bytes a pixel of the largest one.
 const MAX_DECODED_BYTES: u64 = 4 * MAX_PIXELS;
-/// What reading a PNG by rows may take beside its file, in bytes: two rows, and what it unpacks of metadata.
-const SCRATCH: usize = 4 << 20;
 
 /// The object name of the thumbnail of the picture named `stem`.
 #[must_use]
@@ -73,11 +68,7 @@ fn thumbnail(picture: &[u8]) -> Option<Bytes> {
 }
 
 fn by_rows(picture: &[u8]) -> Option<DynamicImage> {
-    let mut decoder = png::Decoder::new_with_limits(Cursor::new(picture), png::Limits { bytes: SCRATCH });
-    decoder.set_ignore_text_chunk(true);
-    decoder.set_ignore_iccp_chunk(true);
-    decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
-    shrink::by_rows(&mut decoder.read_info().ok()?, THUMBNAIL_SIDE, Vec::new())
+    shrink::by_rows(&mut shrink::png_decoder(picture).read_info().ok()?, THUMBNAIL_SIDE, Vec::new())
 }
 
 fn whole(picture: &[u8], format: PictureFormat) -> Option<DynamicImage> {

@@ -1,24 +1,15 @@
 //! PNG, read a row at a time, so that no more of it is held than what goes on.
 
-use std::io::Cursor;
-
 use image::DynamicImage;
 use image::metadata::Orientation;
-use png::Transformations;
 
-use super::{MAX_SENT_SIDE, MAX_SIDE, OWN_PAGES, check_pixels, damaged};
-use crate::assets::picture::shrink;
+use super::{MAX_SENT_SIDE, OWN_PAGES, check_pixels, damaged};
+use crate::assets::picture::{MAX_SIDE, shrink};
 use crate::references::ReferenceError;
-
-/// What the reader may use beside the picture, in bytes: two rows, and what it unpacks of metadata.
-const SCRATCH: usize = 4 * 1024 * 1024;
 
 /// Decodes and scales down; `None` for an interlaced picture, whose rows come in no order.
 pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<Option<(DynamicImage, Orientation)>, ReferenceError> {
-    let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), png::Limits { bytes: SCRATCH });
-    decoder.set_ignore_text_chunk(true);
-    decoder.set_ignore_iccp_chunk(true);
-    decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
+    let mut decoder = shrink::png_decoder(bytes);
     let header = decoder.read_header_info().map_err(|_| damaged())?;
     let size = (header.width, header.height);
     check_pixels(size, max_pixels)?;

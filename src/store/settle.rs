@@ -200,30 +200,9 @@ impl SettleRun<'_> {
                 self.batches.insert(batch, open);
             }
         }
-        if order.is_empty() {
-            return Ok(Held::new());
-        }
-        let order = padded(order);
-        let sql = format!(
-            "WITH held (batch_id, ordinal, variant, fence) AS (VALUES {})
-             UPDATE images SET fence = images.fence FROM held
-             WHERE images.batch_id = held.batch_id AND images.ordinal = held.ordinal
-               AND images.variant = held.variant AND images.fence = held.fence
-               AND images.state IN ('claimed', 'running')
-             RETURNING images.batch_id, images.ordinal, images.variant, images.fence, images.state, images.cost,
-               images.billing, images.attempts",
-            placeholders(order.len(), 4)
-        );
-        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
-        for &index in order {
-            let Claim { image, fence, .. } = requests[index].settlement.claim;
-            query = query
-                .bind(image.batch.to_string())
-                .bind(i64::from(image.ordinal))
-                .bind(i64::from(image.variant))
-                .bind(fence);
-        }
-        let rows = query.fetch_all(&mut *self.connection).await.map_err(|error| self.store.error(error))?;
+        let claims: Vec<Claim> = order.iter().map(|&index| requests[index].settlement.claim).collect();
+        let (change, states) = ("fence = images.fence", "'claimed', 'running'");
+        let rows = self.store.change_claimed(&mut *self.connection, &claims, change, states).await?;
         let open = |row: &AnyRow| {
             let image = OpenImage {
                 running: row.parsed::<ImageState>("state")? == ImageState::Running,

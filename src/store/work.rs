@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
 
 use super::budget::{EVERYONE, Limits};
 use super::jobs::{Held, Job, readable};
@@ -156,7 +157,10 @@ impl Store {
     /// [`StoreError`]; none of the calls must be sent then.
     pub async fn start(&self, claims: &[Claim], at: Timestamp) -> Result<Vec<bool>, StoreError> {
         transaction!(self, |connection| {
-            let held = self.start_images(connection, claims).await?;
+            let change = "state = 'running', attempts = images.attempts + 1";
+            let rows = self.change_claimed(connection, claims, change, "'claimed'").await?;
+            let held = rows.iter().map(|row| Ok((row.image_key()?, row.int("fence")?)));
+            let held: Held = held.collect::<Result<_, StoreError>>()?;
             let is_held = |claim: &Claim| held.contains(&(claim.image, claim.fence));
             let starting: Vec<Claim> = claims.iter().copied().filter(is_held).collect();
             self.start_attempts(connection, &starting, at).await?;
@@ -164,19 +168,27 @@ impl Store {
         })
     }
 
-    /// Moves the pictures whose claims still hold to `running`; which they are. On Postgres this may collide with a cancel
-    /// of the batch, which takes the same rows; one of the two is tried again.
-    async fn start_images(&self, connection: &mut AnyConnection, claims: &[Claim]) -> Result<Held, StoreError> {
+    /// Changes the rows of the pictures whose claims still hold and whose state is among `states`, as `change` says;
+    /// returns what identifies each, and what a settle needs of it. On Postgres this may collide with a cancel of the
+    /// batch, which takes the same rows, unless the batch's row is held; one of the two is tried again.
+    pub(super) async fn change_claimed(
+        &self,
+        connection: &mut AnyConnection,
+        claims: &[Claim],
+        change: &'static str,
+        states: &'static str,
+    ) -> Result<Vec<AnyRow>, StoreError> {
         if claims.is_empty() {
-            return Ok(Held::new());
+            return Ok(Vec::new());
         }
         let claims = padded(claims);
         let sql = format!(
-            "WITH starting (batch_id, ordinal, variant, fence) AS (VALUES {})
-             UPDATE images SET state = 'running', attempts = attempts + 1 FROM starting
-             WHERE images.batch_id = starting.batch_id AND images.ordinal = starting.ordinal
-               AND images.variant = starting.variant AND images.fence = starting.fence AND images.state = 'claimed'
-             RETURNING images.batch_id, images.ordinal, images.variant, images.fence",
+            "WITH claims (batch_id, ordinal, variant, fence) AS (VALUES {})
+             UPDATE images SET {change} FROM claims
+             WHERE images.batch_id = claims.batch_id AND images.ordinal = claims.ordinal
+               AND images.variant = claims.variant AND images.fence = claims.fence AND images.state IN ({states})
+             RETURNING images.batch_id, images.ordinal, images.variant, images.fence, images.state, images.cost,
+               images.billing, images.attempts",
             placeholders(claims.len(), 4)
         );
         let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
@@ -187,8 +199,7 @@ impl Store {
                 .bind(i64::from(image.variant))
                 .bind(*fence);
         }
-        let rows = query.fetch_all(connection).await.map_err(|error| self.error(error))?;
-        rows.iter().map(|row| Ok((row.image_key()?, row.int("fence")?))).collect()
+        query.fetch_all(connection).await.map_err(|error| self.error(error))
     }
 
     async fn start_attempts(

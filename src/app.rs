@@ -387,8 +387,8 @@ impl Parts {
         let claims = Arc::new(Claims::new(self.store.clone(), self.clock.clone(), self.me, lease));
         let provider = &self.config.provider;
         let memory = PictureMemory::new(self.config.limits.image_bytes_in_flight, self.config.references.max_bytes);
-        if u64::from(provider.concurrency) > memory.calls_at_once() {
-            let most = memory.calls_at_once();
+        let most = memory.calls_at_once();
+        if u64::from(provider.concurrency) > most {
             tracing::warn!(most, "IMAGE_BYTES_IN_FLIGHT has room for fewer calls at once than PROVIDER_CONCURRENCY");
         }
         let executor = Arc::new(Executor {

@@ -2,8 +2,9 @@
 //!
 //! When there is no room, the one that has waited longest for a request is closed for the new one; if none does, the one
 //! that has waited longest for its client to read. So whoever holds thousands of connections open without sending a
-//! whole request, or without taking the answer, keeps nobody out. Nor is the memory filled: answers that are not read, or too slowly,
-//! have so much of it together, and beyond that the one is given up whose client has read nothing for the longest.
+//! whole request, or without taking the answer, keeps nobody out. Nor is the memory filled: answers that are not read,
+//! or too slowly, have so much of it together, and beyond that the one is given up whose client has read nothing for
+//! the longest.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -121,7 +121,7 @@ struct Feed {
 struct Reached {
     /// The number of the last event there is.
     last: u64,
-    /// The service stops.
+    /// Nobody follows the batch any more: the service stops.
     draining: bool,
 }
 
@@ -227,11 +227,9 @@ impl Feeds {
 
     /// The events after number `sent` on the page of the next one, read and rendered if nobody did yet.
     async fn page(&self, feed: &Feed, sent: u64) -> Result<VecDeque<Frame>, ServiceError> {
-        if let Some(frames) = feed.rendered(sent, self.clock.now()) {
-            return Ok(frames);
-        }
         let _turn = feed.rendering.lock().await;
         let now = self.clock.now();
+        // Somebody may have, in the turn before.
         if let Some(frames) = feed.rendered(sent, now) {
             return Ok(frames);
         }
